@@ -1,0 +1,1 @@
+"""Programs that make a datasets folder: sources in, labelled unpaired domains with a manifest out."""
