@@ -1,0 +1,347 @@
+"""The one door for pixels: PNG, JPEG, TIFF and DICOM files <-> float32 arrays in [-1, 1].
+
+Pillow opens a file first: it gives the format and the size before anything is allocated. It decodes JPEG, where it
+refuses truncated files and says nothing on standard error; OpenCV decodes PNG and TIFF, because Pillow has no 16-bit
+colour. Both work outside Python's global lock, so many threads can decode at once.
+"""
+
+import io
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+from r2c_gan.errors import UserError
+from r2c_gan.files import atomic_path
+
+DICOM_SUFFIXES = (".dcm", ".dicom")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", *DICOM_SUFFIXES)
+
+MAX_SIDE = 20_000
+"""The longest side that is read, in pixels. A digitised chest film has 2,000 to 5,000."""
+
+_LUMA = np.array([[0.299, 0.587, 0.114]], np.float32)  # ITU-R BT.601, of red, green and blue
+
+_PHOTOMETRIC_INTERPRETATION = 262  # TIFF tag; 0: the lowest value is white
+
+cv2.utils.logging.setLogLevel(
+    cv2.utils.logging.LOG_LEVEL_SILENT
+)  # what is wrong with a file is said once, by ImageError
+
+
+class ImageError(UserError):
+    """A file that cannot be used as an image. The message begins with its path."""
+
+
+def list_images(folder, recursive=False):
+    """The image files of a folder, by suffix (`IMAGE_SUFFIXES`, in any case), sorted.
+
+    Hidden files and folders (a leading dot) are skipped. Symbolic links are followed; every real folder is
+    entered once.
+
+    Args:
+        folder: a folder.
+        recursive: whether to enter sub-folders.
+
+    Returns:
+        A sorted list of `pathlib.Path`, each beginning with `folder`.
+
+    Raises:
+        UserError: if the folder, or one below it, is missing or cannot be read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: " + ("not a folder" if folder.exists() else "no such folder"))
+    found, entered = [], set()
+    for parent, folders, names in os.walk(folder, onerror=_unreadable, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in entered:  # a link that leads back up
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
+        found += [
+            Path(parent, name) for name in names if not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
+        ]
+    return sorted(found)
+
+
+def _unreadable(error):
+    raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
+
+
+def read_image(path, channels=None):
+    """Reads one image.
+
+    The whole range of the stored numbers (8 or 16 bit; for DICOM the window, else BitsStored) becomes [-1, 1].
+    A palette becomes colour; transparent pixels are laid over black; the EXIF orientation of a JPEG and the orientation
+    of a TIFF are applied; of a TIFF with several pages the first is read, and "min is white" is inverted. For DICOM see
+    `_read_dicom`. The contents decide what a file is, its suffix does not.
+
+    Args:
+        path: a PNG, JPEG, TIFF or DICOM file.
+        channels: 1 (colour becomes BT.601 luma), 3 (gray is repeated) or None (as stored: gray 1, colour 3).
+
+    Returns:
+        float32 [H, W, C] in [-1, 1].
+
+    Raises:
+        ImageError: if the file is missing, unreadable, truncated, damaged, of another kind, or larger than `MAX_SIDE`.
+    """
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels must be 1, 3 or None, not {channels!r}")
+    data = _read_bytes(path)
+    if data[128:132] == b"DICM" or Path(path).suffix.lower() in DICOM_SUFFIXES:
+        image = _read_dicom(path, data)
+    else:
+        image = _read_raster(path, data)
+    return np.ascontiguousarray(_with_channels(image, channels))
+
+
+def _read_bytes(path):
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise ImageError(f"{path}: no such file") from error
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror})") from error
+    if not data:
+        raise ImageError(f"{path}: the file is empty")
+    return data
+
+
+def _read_raster(path, data):
+    """PNG, JPEG and TIFF bytes -> float32 [H, W, 1 or 3] in [-1, 1]."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "TIFF")) as file:
+            kind, gray, (width, height) = file.format, file.mode in ("1", "L", "LA"), file.size
+            white_is_zero = kind == "TIFF" and file.tag_v2.get(_PHOTOMETRIC_INTERPRETATION) == 0
+            _check_size(path, height, width)
+            if kind not in ("PNG", "TIFF"):
+                return _unit(np.asarray(ImageOps.exif_transpose(file if gray else file.convert("RGB")))) * 2 - 1
+    except Image.UnidentifiedImageError as error:
+        raise ImageError(f"{path}: not a PNG, JPEG, TIFF or DICOM image") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{path}: too large ({error})") from error
+    except (OSError, SyntaxError, ValueError, UserWarning) as error:  # what Pillow says of damage
+        raise ImageError(f"{path}: truncated or damaged image ({error})") from error
+    if kind == "PNG":
+        data = _png_pixel_chunks(path, data)
+
+    # IMREAD_UNCHANGED keeps the alpha of a PNG; without it OpenCV has laid that of a TIFF over black itself.
+    flags = cv2.IMREAD_UNCHANGED if kind == "PNG" else cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise ImageError(f"{path}: cannot be decoded ({error.err})") from error
+    if pixels is None:
+        raise ImageError(f"{path}: truncated or damaged {kind}")
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise ImageError(f"{path}: pixels of type {pixels.dtype}; 8 or 16 bit unsigned integers are read")
+
+    image = _unit(pixels)
+    if white_is_zero:
+        image = 1 - image
+    if image.shape[-1] == 4:
+        image = image[..., :3] * image[..., 3:]  # over black, the colour of air and of the collimated border
+    image = image[..., :1] if gray else image[..., ::-1]  # OpenCV's order is blue, green, red
+    return image * 2 - 1
+
+
+def _png_pixel_chunks(path, data):
+    """The PNG without the chunks that do not bear on its pixels.
+
+    libpng prints about a wrong colour profile, common in radiographs from the web, and about damage: the one is cut out
+    here, the other found by the chunks' CRCs.
+
+    Raises:
+        ImageError: if a chunk up to IEND is missing or has another CRC than it says.
+    """
+    kept, start = [data[:8]], 8
+    while start + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, start)
+        end = start + 12 + length
+        if end > len(data) or zlib.crc32(data[start + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+            break
+        if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
+            kept.append(data[start:end])
+        if kind == b"IEND":
+            return b"".join(kept)
+        start = end
+    raise ImageError(f"{path}: truncated or damaged PNG")
+
+
+def _unit(pixels):
+    """Unsigned integers [H, W] or [H, W, C] -> float32 [H, W, C] in [0, 1]."""
+    image = pixels.astype(np.float32) / np.iinfo(pixels.dtype).max
+    return image[..., None] if image.ndim == 2 else image
+
+
+def _check_size(path, height, width):
+    if max(height, width) > MAX_SIDE:
+        raise ImageError(f"{path}: {width} x {height} pixels; at most {MAX_SIDE} a side are read")
+    if min(height, width) < 1:
+        raise ImageError(f"{path}: {width} x {height} pixels: nothing to read")
+
+
+def _read_dicom(path, data):
+    """DICOM bytes -> float32 [H, W, 1 or 3] in [-1, 1].
+
+    The grayscale pipeline of DICOM PS3.3 (C.11.1, C.11.2) and PS3.4 (N.2): modality LUT or rescale, then the first VOI
+    LUT or window, then MONOCHROME1 is inverted, once. The output range of the window, or without one the range of
+    BitsStored after rescaling, becomes [-1, 1]. Pixels of PixelPaddingValue become black.
+    """
+    try:
+        import pydicom
+    except ImportError as error:
+        raise ImageError(f"{path}: DICOM needs pydicom; pip install r2c-gan[dicom]") from error
+    try:
+        dataset = pydicom.dcmread(io.BytesIO(data))
+    except (pydicom.errors.InvalidDicomError, OSError, ValueError, KeyError) as error:
+        raise ImageError(f"{path}: not a readable DICOM file ({error})") from error
+
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if frames > 1:
+        raise ImageError(f"{path}: {frames} frames; a DICOM file with one frame is expected")
+    if "PixelData" not in dataset:
+        raise ImageError(f"{path}: a DICOM file without pixels (no PixelData)")
+    kind = dataset.get("PhotometricInterpretation", "")
+    if kind == "PALETTE COLOR" or not kind:
+        raise ImageError(
+            f"{path}: PhotometricInterpretation {kind or 'missing'}; MONOCHROME1, MONOCHROME2 or RGB expected"
+        )
+    _check_size(path, int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0))
+    try:
+        stored = pydicom.pixels.pixel_array(dataset)  # YBR becomes RGB here
+        image = _dicom_unit(stored, dataset)
+    except Exception as error:  # pydicom and its decoder plugins raise many kinds, all about this file
+        raise ImageError(
+            f"{path}: the DICOM pixels cannot be decoded ({error}); for compressed ones pip install r2c-gan[dicom]"
+        ) from error
+    if kind == "MONOCHROME1":
+        image = 1 - image
+    if "PixelPaddingValue" in dataset and stored.ndim == 2:
+        ends = [dataset.PixelPaddingValue, dataset.get("PixelPaddingRangeLimit", dataset.PixelPaddingValue)]
+        image[(stored >= min(ends)) & (stored <= max(ends))] = 0
+    image = image.astype(np.float32) * 2 - 1
+    return image[..., None] if image.ndim == 2 else image
+
+
+def _dicom_unit(stored, dataset):
+    """Stored DICOM values -> float64 in [0, 1], modality and VOI transformations applied, MONOCHROME1 not inverted."""
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+    low, high = _stored_range(dataset)
+    if stored.ndim == 3:  # colour has neither a modality nor a VOI transformation
+        return (stored - low) / (high - low)
+    values = apply_modality_lut(stored, dataset)
+    if dataset.get("ModalityLUTSequence"):
+        low, high = 0, 2 ** dataset.ModalityLUTSequence[0].LUTDescriptor[2] - 1
+    elif dataset.get("RescaleSlope") is not None and dataset.get("RescaleIntercept") is not None:
+        low, high = (end * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept) for end in (low, high))
+    windowed = apply_voi_lut(values, dataset, index=0, prefer_lut=True)
+    if dataset.get("VOILUTSequence"):
+        low, high = 0, 2 ** dataset.VOILUTSequence[0].LUTDescriptor[2] - 1
+    elif windowed is values:  # no window: a negative slope puts the range's ends in the wrong order
+        low, high = min(low, high), max(low, high)
+    return np.clip((windowed - low) / (high - low), 0, 1)
+
+
+def _stored_range(dataset):
+    bits = int(dataset.BitsStored)
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if dataset.PixelRepresentation else (0, 2**bits - 1)
+
+
+def _with_channels(image, channels):
+    if channels is None or image.shape[-1] == channels:
+        return image
+    return image @ _LUMA.T if channels == 1 else np.repeat(image, 3, axis=-1)
+
+
+def write_image(path, image, bits=8):
+    """Writes a PNG, gray or RGB, atomically.
+
+    Args:
+        path: the file, ending in `.png`.
+        image: float [H, W], [H, W, 1] or [H, W, 3] in [-1, 1]; what lies outside is clipped.
+        bits: 8 or 16.
+
+    Raises:
+        UserError: if the file cannot be written.
+        ValueError: for another suffix, shape or number of bits, or if a value is not finite.
+    """
+    if Path(path).suffix.lower() != ".png":
+        raise ValueError(f"{path}: images are written as .png")
+    pixels = to_uint(image, bits)
+    if pixels.ndim not in (2, 3) or pixels.ndim == 3 and pixels.shape[-1] not in (1, 3):
+        raise ValueError(f"an image has shape [H, W], [H, W, 1] or [H, W, 3], not {list(pixels.shape)}")
+    if pixels.ndim == 3 and pixels.shape[-1] == 3:
+        pixels = np.ascontiguousarray(pixels[..., ::-1])
+    encoded = cv2.imencode(".png", pixels)[1]
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(encoded)
+
+
+def to_uint(image, bits=8):
+    """Float in [-1, 1] -> uint8 or uint16 of the same shape, rounded to the nearest level; outside values are clipped.
+
+    Raises:
+        ValueError: if a value is not finite, or `bits` is neither 8 nor 16.
+    """
+    image = np.asarray(image)
+    if not np.isfinite(image).all():
+        raise ValueError("the image has values that are not finite")
+    top = _top(bits)
+    image = np.clip(image.astype(np.float64), -1, 1)  # float32 would round 16-bit levels wrongly now and then
+    return np.rint((image + 1) * (top / 2)).astype(np.uint8 if bits == 8 else np.uint16)
+
+
+def from_uint(array, bits=None):
+    """uint8 or uint16 levels -> float32 of the same shape in [-1, 1]; the inverse of `to_uint`.
+
+    `bits` (8 or 16) is that of the array's type unless given.
+    """
+    array = np.asarray(array)
+    return array.astype(np.float32) / _top(bits or 8 * array.dtype.itemsize) * 2 - 1
+
+
+def _top(bits):
+    if bits not in (8, 16):
+        raise ValueError(f"bits must be 8 or 16, not {bits!r}")
+    return np.float32(2**bits - 1)
+
+
+def resize(image, height, width):
+    """Resizes an image; every value stays inside the input's range.
+
+    Along each axis: bilinear with half-pixel centres (as `tf.image.resize`) when enlarging or shrinking by less than 2,
+    the mean over the covered area from 2 on, where two bilinear taps would skip pixels and fold fine structure (ribs'
+    edges, grid lines) into false coarse structure.
+
+    Args:
+        image: float [H, W, C].
+        height: rows of the result, >= 1.
+        width: columns of the result, >= 1.
+
+    Returns:
+        float32 [height, width, C].
+    """
+    if image.ndim != 3:
+        raise ValueError(f"an image has shape [H, W, C], not {list(image.shape)}")
+    channels = image.shape[-1]
+    image = np.ascontiguousarray(image, np.float32)
+    down, across = _interpolation(image.shape[0], height), _interpolation(image.shape[1], width)
+    if down == across:
+        image = cv2.resize(image, (width, height), interpolation=down)
+    else:
+        image = cv2.resize(image, (image.shape[1], height), interpolation=down)
+        image = cv2.resize(image, (width, height), interpolation=across)
+    return image.reshape(height, width, channels)
+
+
+def _interpolation(old, new):
+    return cv2.INTER_AREA if old >= 2 * new else cv2.INTER_LINEAR
