@@ -49,7 +49,7 @@ class Canvas:
 
     def fill(self, layer, outline, value=1.0):
         """Fills a closed outline [N, 2] on `layer`; value 1 is full scale."""
-        cv2.fillPoly(layer, [self.pixels(outline)], int(round(255 * value)), cv2.LINE_AA, _SUBPIXEL_BITS)
+        cv2.fillPoly(layer, [self.pixels(outline)], round(255 * value), cv2.LINE_AA, _SUBPIXEL_BITS)
 
     def area(self, *outlines):
         """Float32 [H, W]: 1 inside any of the outlines, 0 outside, in between on the borders."""
@@ -71,7 +71,7 @@ class Canvas:
         return cv2.resize(small, (self.size, self.size), interpolation=cv2.INTER_CUBIC)
 
     def rounded(self, area, radius):
-        """The profile of a body with rounded sides: 0 on the border of `area`, 1 from `radius` inward, a circle between."""
+        """The profile of a body with round sides: 0 on the border of `area`, 1 from `radius` (cm) inward."""
         distance = cv2.distanceTransform((area > 0.5).astype(np.uint8), cv2.DIST_L2, 5) / self.scale
         return np.sqrt(np.clip(1 - np.square(1 - np.minimum(distance / radius, 1)), 0, 1))
 
@@ -157,9 +157,9 @@ def draw_parameters(rng):
         "hilum": between(0.8, 1.2),
         "parenchyma": between(0.6, 1.2),
         "breast": between(1.2, 3.2) if female and chance(0.8) else 0.0,
-        "breast_height": between(0.60, 0.80),
+        "breast_height": between(0.56, 0.76),
         "gastric_bubble": between(0.8, 2.2) if chance(0.6) else 0.0,
-        "field": between(33.0, 38.0),
+        "field": between(31.0, 36.0),
         "shift_x": normal(0.0, 0.5),
         "shift_y": normal(0.0, 0.8),
         "rotation": normal(0.0, 0.022),
@@ -178,7 +178,7 @@ def build(canvas, p, rng):
     Returns:
         A `Chest`.
     """
-    lateral = _lateral_wall(p)
+    lateral = lateral_wall(p)
     half_width = lateral(np.clip(canvas.y, -2.0, p["lung_height"] + 6)).astype(np.float32)
     height = canvas.y / p["lung_height"]
     periphery = np.abs(canvas.x) / np.maximum(half_width, 1.0)
@@ -189,16 +189,17 @@ def build(canvas, p, rng):
     heart, vessels_of_mediastinum = _mediastinum(canvas, p)
 
     depth = p["thorax_depth"] * np.interp(canvas.y, [-1, 3, 9, 16, 26], [0.35, 0.62, 0.9, 1.0, 1.0]).astype(np.float32)
-    chord = depth * np.sqrt(np.clip(1 - periphery**2.4, 0, 1))
-    recess = canvas.blur(canvas.area(*(_recess_outline(p, lateral, side) for side in (1, -1))), 0.25)
-    behind_dome = 2.6 * recess * np.clip(1.15 - height, 0, 0.4) / 0.4 * np.clip((periphery - 0.1) / 0.3, 0, 1)
-    solid = 0.62 * p["thorax_depth"] * heart + 0.8 * p["thorax_depth"] * vessels_of_mediastinum
-    lung = np.maximum(np.maximum(chord * inflated, behind_dome) - solid, 0)
+    beside_spine = np.clip((np.abs(canvas.x) - 0.6) / 4.0, 0, 1) ** 0.75
+    chord = depth * np.sqrt(np.clip(1 - periphery**2.4, 0, 1)) * beside_spine
+    recess = canvas.blur(canvas.area(*(_recess_outline(p, lateral, side) for side in (1, -1))), 1.0)
+    recess *= np.clip((periphery - 0.1) / 0.4, 0, 1)
+    solid = p["thorax_depth"] * (0.85 * heart + vessels_of_mediastinum)
+    lung = np.maximum(np.maximum(chord * inflated - solid, 0), 2.2 * recess * (1 - inflated))
 
     aerated = lung / np.maximum(depth, 1.0)
     branches = _vessels(canvas, p, rng) * np.clip(aerated * 4, 0, 1)
     grain = p["parenchyma"] * texture(canvas, rng, (24, 48, 96, 192), 0.75) * np.clip(aerated * 2, 0, 1)
-    water = tissue - _LUNG_AIR * lung + 0.85 * branches + 0.16 * grain
+    water = tissue - _LUNG_AIR * lung + 0.85 * branches + 0.24 * grain
     water += 0.35 * texture(canvas, rng, (4, 8, 16, 32), 0.7) * body
     water -= _airways(canvas, p) + _gas(canvas, p, body)
     water += _bones(canvas, p, lateral, body)
@@ -222,8 +223,8 @@ def texture(canvas, rng, grids, persistence):
     return total / math.sqrt(power)
 
 
-def _lateral_wall(p):
-    """Half-width of the thoracic cavity as a function of y."""
+def lateral_wall(p):
+    """Half-width of the thoracic cavity of the patient with the parameters `p`, as a function of y (cm)."""
     t = np.array([-0.1, 0.0, 0.04, 0.15, 0.31, 0.5, 0.7, 0.88, 1.0, 1.3])
     share = np.array([0.40, 0.42, 0.56, 0.74, 0.875, 0.945, 0.985, 1.0, 0.985, 0.94])
     return PchipInterpolator(t * p["lung_height"], share * p["half_width"], extrapolate=True)
@@ -246,7 +247,7 @@ def _lung_outline(p, lateral, side):
     wall = np.stack([side * lateral(y), y], axis=1)
     apex = curve([(side * 2.6, 0.11 * h), (side * 3.0, 0.045 * h), (side * 4.7, 0.0), (side * lateral(y[0]), y[0])], 16)
     dome = _diaphragm(p, side)
-    medial = curve([dome[-1], (side * 1.7, 0.7 * h), (side * 1.7, 0.4 * h), (side * 2.2, 0.22 * h), apex[0]], 20)
+    medial = curve([dome[-1], (side * 1.3, 0.7 * h), (side * 1.3, 0.4 * h), (side * 1.9, 0.22 * h), apex[0]], 20)
     return np.concatenate([apex[:-1], wall, dome, medial[1:-1]])
 
 
@@ -264,8 +265,11 @@ def _body(canvas, p, lateral):
     shoulder = 1.6 + p["shoulder_drop"]
     half = []
     for side in (1, -1):
-        top = curve([(side * p["neck"], -9), (side * (p["neck"] + 0.3), -4.2), (side * 9.5, -1.6 + 0.4 * shoulder),
-                     (side * 15.5, shoulder - 0.6), (side * 19.0, shoulder + 2.6)])  # fmt: skip
+        top = [
+            (side * p["neck"], -9), (side * (p["neck"] + 0.3), -4.8), (side * 9.5, -2.6 + 0.5 * shoulder),
+            (side * 14.5, -1.9 + shoulder), (side * 18.5, -0.9 + shoulder), (side * 21.5, 2.2 + shoulder),
+        ]  # fmt: skip
+        top = curve(top)
         y = np.array([0.42, 0.55, 0.7, 0.85, 1.0, 1.2, 1.5]) * h
         bulge = np.array([1.9, 0.9, 0.25, 0.0, 0.1, 0.3, 0.4])
         flank = np.stack([side * (lateral(np.minimum(y, 1.2 * h)) + wall + bulge), y], axis=1)
@@ -275,7 +279,7 @@ def _body(canvas, p, lateral):
     row = np.interp(canvas.y, [-6, -2, 3, 10, 18, 30], [10.5, 11.0, 14.0, 19.5, 23.0, 24.0]).astype(np.float32)
     row = row * (p["thorax_depth"] + 1.1 * wall) / 21.3
     outward = np.clip((np.abs(canvas.x) - 9.0) / 9.0, 0, 1) * np.clip((12.0 - canvas.y) / 8.0, 0, 1)
-    tissue = row * (1 - 0.4 * outward) * canvas.rounded(trunk, 9.0)
+    tissue = row * (1 - 0.4 * outward) * canvas.rounded(trunk, 11.0)
     arms = np.zeros_like(tissue)
     for side in (1, -1):
         arm = _arm(p, side, shoulder)
@@ -310,24 +314,26 @@ def _mediastinum(canvas, p):
     h, wide, m = p["lung_height"], p["heart_width"], p["mediastinum"]
     top = 0.43 * h
     heart = np.array([
-        (-2.2, -0.4), (-3.3, 2.3), (-4.2, 5.3), (-4.1, 8.0), (-3.0, 10.6), (0.5, 11.9), (5.0, 11.8), (8.0, 10.9),
-        (9.0, 9.3), (8.5, 7.2), (7.0, 4.6), (5.3, 2.4), (4.0, 0.9), (2.6, -0.6), (0.0, -1.4), (-2.2, -0.4),
+        (-2.4, -1.2), (-2.9, 1.0), (-3.8, 3.6), (-4.3, 6.3), (-4.1, 8.8), (-3.3, 11.3), (0.8, 13.0), (5.0, 12.9),
+        (8.0, 11.6), (9.1, 9.6), (8.8, 7.5), (7.7, 5.2), (6.1, 3.3), (4.7, 1.8), (3.8, 0.4), (3.4, -0.9), (2.7, -2.4),
+        (0.8, -3.4), (-1.4, -3.0), (-2.4, -1.2),
     ])  # fmt: skip
     turn = p["heart_tilt"]
     heart = heart @ np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
-    heart = curve(heart * [wide, 0.55 * wide + 0.45] + [0, top], 90)
-    heart = canvas.rounded(canvas.area(heart), 4.5)
-    pulmonary = curve([(2.4, top - 1.5), (3.7 * wide, top - 0.5), (4.4 * wide, top + 1.2), (3.5, top + 3)], 20)
-    cava = curve([(-1.6, -2), (-2.3 * m, 0.12 * h), (-2.7 * m, 0.3 * h), (-2.9 * m, 0.46 * h), (-1.5, 0.55 * h)], 30)
-    arch = np.array([2.0 * m, 0.275 * h])
+    heart = curve(heart * [wide, (0.55 * wide + 0.45) * h / 26] + [0, top], 90)
+    arch = np.array([1.7 * m, 0.275 * h])
+    cava = [(-1.9, -4), (-2.4 * m, 0.1 * h), (-2.6 * m, 0.25 * h), (-2.7 * m, 0.4 * h), (-2.4, 0.55 * h)]
+    left = [(1.8, 0.55 * h), (2.3 * m, 0.37 * h), (2.1 * m, 0.2 * h), (2.0 * m, 0.1 * h), (1.9, -4)]
+    column = np.concatenate([curve(cava), curve(left)])
     angle = np.linspace(0, 2 * np.pi, 40)
-    knob = arch + p["aorta"] * np.stack([np.cos(angle), 1.1 * np.sin(angle)], axis=1)
-    descending = curve([arch + (0.2, 1.0), (2.5 * m, 0.5 * h), (2.1, 0.8 * h), (1.6, 1.05 * h)], 30)
-    neck_vessels = curve([(2.2, -3), (2.5 * m, 0.08 * h), (2.4 * m, 0.2 * h), (1.9, 0.3 * h)], 20)
-    column = [np.concatenate([line, [(0, line[-1, 1]), (0, line[0, 1])]]) for line in (cava, neck_vessels)]
-    tall = canvas.rounded(canvas.area(*column, knob, np.concatenate([pulmonary, [(0, top + 3), (0, top - 1.5)]])), 1.6)
-    aorta = canvas.rounded(canvas.area(np.concatenate([descending, [(0, 1.05 * h), (0, 0.3 * h)]])), 1.2)
-    return canvas.blur(heart, 0.07), canvas.blur(np.maximum(0.85 * tall, 0.2 * aorta), 0.07)
+    knob = arch + p["aorta"] * np.stack([np.cos(angle), 1.15 * np.sin(angle)], axis=1)
+    descending = curve(
+        [(arch[0] + p["aorta"] - 0.3, arch[1] + 0.5), (2.4 * m, 0.5 * h), (2.1, 0.8 * h), (1.6, 1.05 * h)], 30
+    )
+    aorta = np.concatenate([descending, [(0, 1.05 * h), (0, arch[1])]])
+    front = np.maximum(0.9 * canvas.rounded(canvas.area(heart), 4.0), 0.55 * canvas.rounded(canvas.area(column), 2.2))
+    back = 0.45 * canvas.rounded(canvas.area(knob, column), 1.3), 0.16 * canvas.rounded(canvas.area(aorta), 1.2)
+    return canvas.blur(front, 0.07), canvas.blur(np.maximum(*back), 0.07)
 
 
 def _vessels(canvas, p, rng):
@@ -335,37 +341,40 @@ def _vessels(canvas, p, rng):
     h = p["lung_height"]
     segments = []
     for side in (1, -1):
-        hilum = np.array([side * 3.7, (0.40 if side > 0 else 0.43) * h])
-        aim = np.radians([-82, -62, -42, -20, 4, 26, 46, 62, 76, 86]) + rng.normal(0, 0.09, 10)
-        start = hilum + np.stack([side * rng.uniform(-0.3, 0.6, 10), np.sin(aim) * 1.4], axis=1)
-        width = p["vessels"] * np.array([0.5, 0.55, 0.5, 0.42, 0.42, 0.5, 0.62, 0.8, 0.75, 0.5])
-        length = np.array([2.6, 2.4, 2.2, 2.0, 2.0, 2.2, 2.6, 3.0, 3.0, 2.4]) * h / 26
-        for _ in range(6):
-            for _ in range(2):  # each branch is two straight pieces with a bend
-                end = start + (length / 2)[:, None] * np.stack([side * np.cos(aim), np.sin(aim)], axis=1)
+        hilum = np.array([side * 3.9, (0.40 if side > 0 else 0.43) * h])
+        aim = np.radians([-80, -52, -20, 12, 38, 60, 80]) + rng.normal(0, 0.12, 7)
+        start = hilum + np.stack([side * rng.uniform(-0.4, 0.4, 7), np.sin(aim) * 1.4], axis=1)
+        width = p["vessels"] * np.array([0.62, 0.6, 0.5, 0.5, 0.66, 0.85, 0.7])
+        length = np.array([2.3, 2.2, 1.9, 1.9, 2.4, 2.7, 2.4]) * h / 26
+        for _ in range(7):
+            bend = rng.normal(0, 0.22, (3, len(aim)))
+            for turn in bend:  # a branch is three straight pieces with bends
+                end = start + (length / 3)[:, None] * np.stack([side * np.cos(aim), np.sin(aim)], axis=1)
                 segments.append(np.concatenate([start, end, width[:, None]], axis=1))
-                start, aim = end, aim + rng.normal(0, 0.13, len(aim))
-                width = width * 0.93
-            fork = rng.uniform(0.18, 0.5, len(aim))
-            share = rng.uniform(0.6, 0.85, len(aim))
+                start, aim, width = end, aim + turn, width * 0.96
+            fork = rng.uniform(0.3, 0.95, len(aim))
+            share = rng.uniform(0.62, 0.9, len(aim))  # of the calibre, to the stronger of two branches
+            toward = rng.choice([-1, 1], len(aim))
             start = np.concatenate([start, start])
-            aim = np.concatenate([aim + fork * (1 - share), aim - fork * share])
-            width = np.concatenate([width * share, width * (1.42 - share)])
-            length = np.tile(length, 2) * rng.uniform(0.62, 0.98, len(aim))
+            aim = np.concatenate([aim + toward * fork * (1 - share), aim - toward * fork * share])
+            width = np.concatenate([width * share, width * np.sqrt(1 - share**2) * 1.05])
+            length = np.tile(length, 2) * rng.uniform(0.6, 1.0, len(aim))
+            wide = width > 0.07
+            start, aim, width, length = start[wide], aim[wide], width[wide], length[wide]
     segments = np.concatenate(segments)
     segments = segments[np.argsort(segments[:, 4])]
     ends = canvas.pixels(segments[:, :4].reshape(-1, 2)).reshape(-1, 4)
     layer = canvas.blank()
     for (x1, y1, x2, y2), width in zip(ends.tolist(), segments[:, 4].tolist(), strict=True):
         wide = width * canvas.scale
-        value = 255 * min(1.0, width / 1.2) * min(1.0, wide)  # thinner than a pixel: fainter instead
+        value = 255 * min(1.0, width**0.7) * min(1.0, wide)  # thinner than a pixel: fainter instead
         cv2.line(layer, (x1, y1), (x2, y2), value, max(1, round(wide)), cv2.LINE_AA, _SUBPIXEL_BITS)
     hila = canvas.blank()
     for side in (1, -1):
         y = (0.40 if side > 0 else 0.43) * h
         trunk = curve([(side * 3.2, y - 1.6), (side * 4.1, y - 0.2), (side * 4.6, y + 1.8), (side * 4.9, y + 4.2)])
         canvas.fill(hila, band(trunk, p["hilum"] * np.linspace(1.7, 0.8, len(trunk))))
-    return 1.2 * canvas.blur(as_float(layer), 0.05) + 1.1 * p["hilum"] * canvas.blur(as_float(hila), 0.25)
+    return 1.7 * canvas.blur(as_float(layer), 0.06) + 1.7 * p["hilum"] * canvas.blur(as_float(hila), 0.25)
 
 
 def _airways(canvas, p):
@@ -421,7 +430,7 @@ def _ribs(canvas, p, lateral):
                 canvas.fill(layer, band(line[part], width[part]), 1.0)
                 marrow = line[part] + [0, 0.06 * p["rib_width"]]
                 canvas.fill(layer, band(marrow, 0.66 * width[part]), 0.66)
-    return 1.0 * canvas.blur(as_float(back), 0.08) + 0.62 * canvas.blur(as_float(front), 0.12)
+    return 1.25 * canvas.blur(as_float(back), 0.08) + 0.8 * canvas.blur(as_float(front), 0.12)
 
 
 def _spine(canvas, p):
@@ -431,7 +440,7 @@ def _spine(canvas, p):
     for number in range(-4, 14):
         y = -0.9 + (number + 0.1) * spacing
         x = p["spine_bend"] * math.sin(2.2 * y / h)
-        width = np.interp(number, [-4, 0, 6, 13], [2.5, 3.0, 3.3, 4.2])
+        width = np.interp(number, [-4, 0, 6, 13], [2.6, 3.2, 3.6, 4.4])
         tall = 0.4 * spacing
         outline = [(-1.05, -1), (-0.93, 0), (-1.05, 1), (1.05, 1), (0.93, 0), (1.05, -1)]
         canvas.fill(bodies, np.array(outline) * [width / 2, tall] + [x, y])
@@ -442,7 +451,7 @@ def _spine(canvas, p):
             process = np.array([(x + side * 0.4 * width, y - 0.1), (x + side * (0.5 * width + 0.9), y - 0.45)])
             canvas.fill(posterior, band(process, 0.75), 0.4)
         canvas.fill(posterior, circle * [0.3, 0.6] + [x, y + 0.3 * spacing], 0.8)
-    return 2.6 * canvas.blur(as_float(bodies), 0.12) + 1.0 * canvas.blur(as_float(posterior), 0.1)
+    return 1.7 * canvas.blur(as_float(bodies), 0.28) + 0.8 * canvas.blur(as_float(posterior), 0.16)
 
 
 def _shoulder_girdle(canvas, p):
@@ -455,11 +464,14 @@ def _shoulder_girdle(canvas, p):
             (11.5, 0.03 * h - 0.5 * tilt + 0.4 * shoulder), (15.5, 0.045 * h + 0.7 * shoulder),
         )])  # fmt: skip
         width = np.interp(np.arange(40), [0, 5, 15, 30, 39], [1.7, 1.25, 1.0, 1.0, 1.3])
+        width *= np.sqrt(np.clip(np.minimum(np.arange(40) + 1, 40 - np.arange(40)) / 3, 0, 1))  # round ends
         canvas.fill(layers["clavicle"], band(clavicle, width))
         canvas.fill(layers["clavicle"], band(clavicle, 0.6 * width), 0.6)
-        blade = [(9.6, 2.6), (9.9, 6.0), (10.7, 10.0), (11.8, 13.4), (12.8, 12.4), (14.3, 8.3), (15.6, 5.4), (15.2, 2.6),
-                 (12.5, 1.7), (9.6, 2.6)]  # fmt: skip
-        blade = curve((np.array(blade) + [shift, shoulder]) * [side, 1], 60)
+        blade = np.array([
+            (9.6, 2.6), (9.9, 6.0), (10.7, 10.0), (11.8, 13.4), (12.8, 12.4), (14.3, 8.3), (15.6, 5.4), (15.2, 2.6),
+            (12.5, 1.7), (9.6, 2.6),
+        ])  # fmt: skip
+        blade = curve((blade + np.array([shift, shoulder])) * [side, 1], 60)
         canvas.fill(layers["blade"], blade)
         canvas.fill(layers["border"], band(blade[4:40], 0.5))
         spine = curve([(side * (10.2 + shift), 3.9 + shoulder), (side * (13 + shift), 2.2 + shoulder),
@@ -472,4 +484,9 @@ def _shoulder_girdle(canvas, p):
         shaft = head + np.linspace(0.8, 30, 20)[:, None] * direction + [side * 0.6, 0]
         canvas.fill(layers["humerus"], band(shaft, np.interp(np.arange(20), [0, 3, 19], [3.2, 2.3, 2.1])))
     smooth = {name: canvas.blur(as_float(layer), 0.1) for name, layer in layers.items()}
-    return 1.5 * smooth["clavicle"] + 0.35 * smooth["blade"] + 0.5 * smooth["border"] + 2.2 * smooth["humerus"]
+    return (
+        2.0 * smooth["clavicle"]
+        + 0.35 * smooth["blade"]
+        + 0.5 * smooth["border"]
+        + 1.7 * canvas.blur(smooth["humerus"], 0.3)
+    )
