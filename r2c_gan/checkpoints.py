@@ -1,0 +1,234 @@
+"""The run folder: what a training leaves behind, and how it is read again.
+
+    RUN/config.json                          the model's and the training's configuration
+    RUN/flags.txt, RUN/result.json           what was asked for, what came out
+    RUN/history.csv, RUN/losses.png          losses, epoch by epoch
+    RUN/events/                              the same for TensorBoard
+    RUN/samples/                             training samples
+    RUN/checkpoints/epoch-00012.weights.h5   four networks, both optimizers, both pools
+    RUN/checkpoints/epoch-00012.json         its epoch, step, measures and SHA-256
+
+A checkpoint is complete once its JSON file is there, which is written last.
+"""
+
+import dataclasses
+import warnings
+from pathlib import Path
+
+from r2c_gan import files
+from r2c_gan.errors import UserError
+from r2c_gan.model import R2CGAN
+from r2c_gan.reference_weights import assign_reference_weights, read_authors_checkpoint
+
+__all__ = [
+    "Checkpoint",
+    "assign_reference_weights",
+    "import_authors_checkpoint",
+    "list_checkpoints",
+    "load_model",
+    "load_weights",
+    "prune",
+    "read_config",
+    "save_checkpoint",
+    "select",
+    "write_config",
+]
+
+CONFIG = "config.json"
+RUN_FORMAT = 1
+BEST_BY = "val_f1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """One complete checkpoint of a run.
+
+    Attributes:
+        weights: path of the weights file.
+        epoch: epochs trained.
+        step: steps trained.
+        measures: dictionary of the epoch's losses and validation measures.
+        sha256: checksum of the weights file.
+    """
+
+    weights: Path
+    epoch: int
+    step: int
+    measures: dict
+    sha256: str
+
+
+def write_config(run, model_config, training_config=None):
+    """Writes `config.json`: the arguments of `R2CGAN` and of the training."""
+    files.write_json(
+        Path(run) / CONFIG, {"format": RUN_FORMAT, "model": model_config, "training": training_config or {}}
+    )
+
+
+def read_config(run):
+    """Reads `config.json`.
+
+    Raises:
+        UserError: if the folder is not a run, or a run of a newer version.
+    """
+    path = Path(run) / CONFIG
+    if not path.is_file():
+        raise UserError(f"{run}: not a run folder (it holds no {CONFIG}); give the --output_dir of a training")
+    config = files.read_json(path)
+    if not isinstance(config, dict) or config.get("format") != RUN_FORMAT or "model" not in config:
+        raise UserError(f"{path}: not a run of this version (format {RUN_FORMAT})")
+    return config
+
+
+def save_checkpoint(run, model, epoch, step, measures=None):
+    """Saves the whole state of a model as the checkpoint of an epoch, atomically.
+
+    Returns:
+        The `Checkpoint`.
+
+    Raises:
+        UserError: if the folder cannot be written; earlier checkpoints are left as they are.
+    """
+    weights = _folder(run) / f"epoch-{epoch:05d}.weights.h5"
+    with files.atomic_path(weights) as temporary:
+        model.save_weights(temporary, overwrite=True)
+    checkpoint = Checkpoint(weights, epoch, step, dict(measures or {}), files.sha256(weights))
+    record = dataclasses.asdict(checkpoint)
+    files.write_json(_record(weights), {**record, "weights": weights.name})
+    return checkpoint
+
+
+def list_checkpoints(run):
+    """The complete checkpoints of a run, oldest first. Their weights are not read."""
+    found = []
+    for record in sorted(_folder(run).glob("epoch-*.json")):
+        try:
+            values = files.read_json(record)
+            checkpoint = Checkpoint(**{**values, "weights": record.parent / values["weights"]})
+        except (UserError, TypeError, KeyError) as error:
+            warnings.warn(f"{record}: not a readable checkpoint record, passed over ({error})", stacklevel=2)
+            continue
+        if checkpoint.weights.is_file():
+            found.append(checkpoint)
+    return found
+
+
+def select(run, which="auto"):
+    """Chooses a checkpoint.
+
+    Args:
+        run: the run folder.
+        which: "latest"; "best" by validation F1; "auto", the best if the run was validated, else the latest; or an
+            epoch's number.
+
+    Raises:
+        UserError: if there is no such checkpoint.
+    """
+    found = list_checkpoints(run)
+    if not found:
+        raise UserError(f"{run}: holds no complete checkpoint; has its training finished an epoch?")
+    best = best_checkpoint(found)
+    if which == "latest" or (which == "auto" and best is None):
+        return found[-1]
+    if which in ("best", "auto"):
+        if best is None:
+            raise UserError(f"{run}: has no best checkpoint, because it was trained without valA/; take latest")
+        return best
+    for checkpoint in found:
+        if str(checkpoint.epoch) == str(which):
+            return checkpoint
+    epochs = ", ".join(str(checkpoint.epoch) for checkpoint in found)
+    raise UserError(f"{run}: no checkpoint {which!r}; it must be latest, best, auto or one of the epochs {epochs}")
+
+
+def best_checkpoint(checkpoints):
+    """The checkpoint with the highest validation F1, the earliest of equals; None if none has one."""
+    validated = [checkpoint for checkpoint in checkpoints if checkpoint.measures.get(BEST_BY) is not None]
+    return max(validated, key=lambda checkpoint: checkpoint.measures[BEST_BY], default=None)
+
+
+def prune(run, keep):
+    """Deletes all checkpoints but the newest `keep` and the best."""
+    found = list_checkpoints(run)
+    best = best_checkpoint(found)
+    for checkpoint in found[:-keep]:
+        if best is None or checkpoint.epoch != best.epoch:
+            # The record goes first: without it the weights no longer count as a checkpoint.
+            _record(checkpoint.weights).unlink(missing_ok=True)
+            checkpoint.weights.unlink(missing_ok=True)
+
+
+def load_weights(model, checkpoint):
+    """Restores a model, and its optimizers if it is compiled, from a checkpoint.
+
+    Raises:
+        UserError: if the file was altered since it was written, or does not fit the model.
+    """
+    if files.sha256(checkpoint.weights) != checkpoint.sha256:
+        raise UserError(f"{checkpoint.weights}: damaged: its checksum is not the one recorded when it was saved")
+    try:
+        with warnings.catch_warnings():
+            # Keras drops the state of an optimizer that does not fit with a warning alone.
+            warnings.filterwarnings("error", message="Skipping variable loading")
+            model.load_weights(checkpoint.weights)
+    except (ValueError, OSError, KeyError, UserWarning) as error:
+        raise UserError(f"{checkpoint.weights}: does not fit this model ({error})") from error
+
+
+def load_model(run, which="auto"):
+    """Rebuilds the model of a run, not compiled, from a checkpoint that `select` chooses.
+
+    Returns:
+        (the `R2CGAN`, the `Checkpoint`).
+
+    Raises:
+        UserError: if the folder is not a run, or the checkpoint is missing or damaged.
+    """
+    config = read_config(run)
+    checkpoint = select(run, which)
+    model = R2CGAN(**config["model"])
+    load_weights(model, checkpoint)
+    return model, checkpoint
+
+
+def import_authors_checkpoint(folder, run, method, q, image_size=256):
+    """Turns a checkpoint of the authors' implementation into a run that evaluates, restores and exports.
+
+    The weights of the four networks are taken over; the state of the optimizers is not (their q biases a layer have q
+    states, ours one), so a training that goes on from the run starts with fresh optimizers.
+
+    Args:
+        folder: the folder of the authors' checkpoint.
+        run: the run folder to make; it must not hold a run.
+        method, q: what the checkpoint was trained with.
+        image_size: side of the images it was trained on.
+
+    Returns:
+        The `Checkpoint`.
+
+    Raises:
+        UserError: if the checkpoint cannot be read, or is of another method or q.
+    """
+    if (Path(run) / CONFIG).exists():
+        raise UserError(f"{run}: holds a run already; give another --output_dir")
+    theirs = read_authors_checkpoint(folder)
+    if (method, q if method == "operational" else None) != (theirs.method, theirs.q):
+        flags = f"--method={method}" + (f" --q={q}" if method == "operational" else "")
+        raise UserError(f"{folder}: a checkpoint of {theirs.flags}, not of {flags}")
+    model = R2CGAN(method=method, q=q, image_size=image_size)
+    try:
+        for name, weights in theirs.networks.items():
+            assign_reference_weights(getattr(model, name), weights)
+    except ValueError as error:
+        raise UserError(f"{folder}: does not fit the authors' networks ({error})") from error
+    model.compile()
+    write_config(run, model.config, {"imported_from": Path(folder).name})
+    return save_checkpoint(run, model, theirs.epoch, step=0)
+
+
+def _folder(run):
+    return Path(run) / "checkpoints"
+
+
+def _record(weights):
+    return weights.with_name(weights.name.removesuffix(".weights.h5") + ".json")

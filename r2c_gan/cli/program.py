@@ -1,0 +1,53 @@
+"""What every program shares: absl start-up, errors as one line, the record of its flags."""
+
+import sys
+
+from absl import app, flags
+
+from r2c_gan import files
+from r2c_gan.errors import UserError
+
+
+def run(main, usage):
+    """Parses the flags, calls `main()` and exits.
+
+    A `UserError` and a wrong flag become one line on standard error and exit code 1; Ctrl-C exits with 130.
+
+    Args:
+        main: a function of no arguments.
+        usage: what `--help` shows first.
+    """
+    sys.modules["__main__"].__doc__ = usage
+
+    def guarded(arguments):
+        if len(arguments) > 1:
+            raise UserError(f"{arguments[1]!r}: unexpected argument; everything is given by --flags, see --help")
+        return main()
+
+    try:
+        app.run(guarded, flags_parser=_parse)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _parse(arguments):
+    try:
+        return flags.FLAGS(arguments)
+    except flags.Error as error:
+        raise UserError(str(error).removeprefix("FATAL Flags parsing error:").strip()) from error
+
+
+def write_flags(folder):
+    """Writes every flag of the running program to `folder/flags.txt`, in the form that `--flagfile` reads."""
+    module = flags.FLAGS.find_module_defining_flag
+    names = [name for name in flags.FLAGS if _is_ours(module(name))]
+    lines = [flags.FLAGS[name].serialize() for name in sorted(set(names))]
+    files.write_text(f"{folder}/flags.txt", "".join(line + "\n" for line in lines if line))
+
+
+def _is_ours(module):
+    return module is not None and (module.startswith(("r2c_gan.", "data_prep.", "experiments.")) or module == sys.argv[0])

@@ -1,0 +1,239 @@
+"""A datasets folder -> labelled file lists -> tf.data streams.
+
+A datasets folder holds `trainA/` (poor quality) and `trainB/` (good), and optionally `valA/ valB/ testA/ testB/` and
+`testA_reference/` (the clean twins of `testA/`, under the same names). A label comes from, in this order: a
+`labels.csv` with the columns file,label in the domain's folder or in the datasets folder, paths relative to it;
+sub-folders named after the classes; "covid" in the file's own name.
+
+What a training stream yields is a function of (seed, epoch, index) alone, so a run that is resumed at an epoch sees
+what it would have seen without the interruption.
+"""
+
+import csv
+import dataclasses
+import functools
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from r2c_gan import images
+from r2c_gan.errors import UserError
+
+CLASSES = ("control", "covid")
+# What a labels file or a class folder may say, in lower case.
+LABEL_NAMES = {
+    **dict.fromkeys(("control", "normal", "negative", "non-covid", "noncovid", "no", "0"), 0),
+    **dict.fromkeys(("covid", "covid-19", "covid19", "covid_19", "positive", "yes", "1"), 1),
+}
+LABELS_FILE = "labels.csv"
+
+
+@dataclasses.dataclass(frozen=True)
+class Domain:
+    """The labelled images of one folder, sorted by path.
+
+    Attributes:
+        folder: the folder.
+        files: tuple of `pathlib.Path`.
+        labels: int64 [len(files)], an index into `CLASSES`.
+    """
+
+    folder: Path
+    files: tuple
+    labels: np.ndarray
+
+    def __len__(self):
+        return len(self.files)
+
+
+def read_domain(folder, limit=None):
+    """Lists the images of one domain and their labels.
+
+    Args:
+        folder: a folder such as `trainA/`.
+        limit: keep this many images, spread evenly over the sorted list; all by default.
+
+    Returns:
+        A `Domain`. A domain with one class only gives a `UserWarning`.
+
+    Raises:
+        UserError: if the folder is missing or holds no image, a label is unknown, or the labels file and the folder do
+            not hold the same files.
+    """
+    folder = Path(folder)
+    files = images.list_images(folder, recursive=True)
+    if not files:
+        raise UserError(f"{folder}: holds no image ({', '.join(images.IMAGE_SUFFIXES)})")
+    labels_file = next((path / LABELS_FILE for path in (folder, folder.parent) if (path / LABELS_FILE).is_file()), None)
+    if labels_file:
+        labels = _labels_from_file(labels_file, folder, files)
+    else:
+        labels = [_label_from_path(file, folder) for file in files]
+    if limit is not None and limit < len(files):
+        kept = np.linspace(0, len(files) - 1, limit).round().astype(int)
+        files, labels = [files[index] for index in kept], [labels[index] for index in kept]
+    if len(set(labels)) == 1:
+        warnings.warn(
+            f"{folder}: all {len(files)} images are labelled {CLASSES[labels[0]]!r}; the classifier needs both classes",
+            stacklevel=2,
+        )
+    return Domain(folder, tuple(files), np.array(labels, np.int64))
+
+
+def _labels_from_file(labels_file, folder, files):
+    known = {}
+    with labels_file.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        if not {"file", "label"} <= set(reader.fieldnames or ()):
+            raise UserError(f"{labels_file}: its first line must name the columns file,label")
+        for row in reader:
+            where = f"{labels_file}, line {reader.line_num}"
+            path = labels_file.parent / (row["file"] or "")
+            if not path.is_relative_to(folder):
+                continue
+            if path in known:
+                raise UserError(f"{where}: {row['file']} has a label already")
+            known[path] = _label_of(row["label"] or "", where)
+    unlabelled = [file for file in files if file not in known]
+    if unlabelled:
+        raise UserError(f"{unlabelled[0]}: has no label in {labels_file} ({len(unlabelled)} such files)")
+    missing = sorted(set(known) - set(files))
+    if missing:
+        raise UserError(f"{labels_file}: {missing[0]} is not in the folder ({len(missing)} such rows)")
+    return [known[file] for file in files]
+
+
+def _label_from_path(file, folder):
+    parents = file.relative_to(folder).parts[:-1]
+    if parents:
+        return _label_of(parents[0], f"{folder / parents[0]}: a class folder")
+    return int("covid" in file.name.lower())
+
+
+def _label_of(text, where):
+    try:
+        return LABEL_NAMES[text.strip().lower()]
+    except KeyError:
+        raise UserError(f"{where}: unknown label {text!r}; it must be one of {', '.join(LABEL_NAMES)}") from None
+
+
+def check_images(domains, progress=lambda files: files):
+    """Decodes every image once, so that a broken file is named before the training and not in the middle of it.
+
+    Args:
+        domains: the `Domain`s.
+        progress: wraps the iterable of files, for a progress bar.
+
+    Raises:
+        ImageError: at the first file that cannot be decoded.
+    """
+    for file in progress([file for domain in domains for file in domain.files]):
+        images.read_image(file)
+
+
+class UnpairedStream:
+    """The training samples of two domains, each a function of (seed, epoch, index).
+
+    An epoch passes once over the longer domain, in an order of its own, while the shorter one cycles, reordered at
+    each cycle. Every image is resized to `load_size`, cropped at random to `crop_size` and mirrored left to right with
+    probability 1/2.
+
+    Args:
+        domain_a, domain_b: the `Domain`s.
+        load_size, crop_size: side of the resized image and of the crop, in pixels.
+        channels: 1 or 3.
+        batch_size: images a domain and step; what is left over at the end of an epoch is dropped.
+        seed: non-negative integer.
+
+    Raises:
+        UserError: if a size does not fit.
+    """
+
+    def __init__(self, domain_a, domain_b, load_size=286, crop_size=256, channels=3, batch_size=1, seed=0):
+        longest = max(len(domain_a), len(domain_b))
+        if not 1 <= crop_size <= load_size:
+            raise UserError(f"--crop_size={crop_size}: must be from 1 to --load_size={load_size}")
+        if not 1 <= batch_size <= longest:
+            raise UserError(f"--batch_size={batch_size}: must be from 1 to the {longest} images of the longer domain")
+        self.domains = (domain_a, domain_b)
+        self.load_size, self.crop_size, self.channels = load_size, crop_size, channels
+        self.batch_size, self.seed = batch_size, seed
+        self.steps_per_epoch = longest // batch_size
+        self.error = None
+
+    def sample(self, domain, epoch, index):
+        """Sample `index` of an epoch: (image float32 [crop, crop, channels] in [-1, 1], one-hot label float32 [2]).
+
+        Args:
+            domain: 0 for A, 1 for B.
+            epoch, index: from 0; `index` below `steps_per_epoch * batch_size`.
+        """
+        files = self.domains[domain]
+        cycle, place = divmod(index, len(files))
+        chosen = self._order(domain, epoch, cycle)[place]
+        rng = np.random.default_rng([self.seed, domain, epoch, index])
+        image = images.read_image(files.files[chosen], self.channels)
+        image = images.resize(image, self.load_size, self.load_size)
+        top, left = rng.integers(0, self.load_size - self.crop_size + 1, 2)
+        image = image[top : top + self.crop_size, left : left + self.crop_size]
+        if rng.integers(2):
+            image = image[:, ::-1]
+        label = np.eye(len(CLASSES), dtype=np.float32)[files.labels[chosen]]
+        return np.clip(image, -1, 1).astype(np.float32), label
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019 -- a stream lives as long as its run
+    def _order(self, domain, epoch, cycle):
+        return np.random.default_rng([self.seed, 2 + domain, epoch, cycle]).permutation(len(self.domains[domain]))
+
+    def dataset(self, epochs, initial_epoch=0):
+        """The samples of the epochs from `initial_epoch` up to `epochs`, as batches.
+
+        Returns:
+            A `tf.data.Dataset` of known cardinality, (epochs - initial_epoch) * steps_per_epoch, of
+            ((image_a, label_a), (image_b, label_b)): images float32 [N, crop, crop, channels], labels one-hot [N, 2].
+            A file that cannot be read ends the iteration with a `tf.errors.OpError`; `error` then holds the reason.
+        """
+        import tensorflow as tf
+
+        per_epoch = self.steps_per_epoch * self.batch_size
+
+        def read(number):
+            epoch, index = divmod(int(number), per_epoch)
+            try:
+                return (*self.sample(0, epoch, index), *self.sample(1, epoch, index))
+            except Exception as error:
+                self.error = error  # TensorFlow passes on the text alone
+                raise
+
+        def load(number):
+            # Declared stateless, which it is, so that deterministic mode keeps the calls parallel.
+            image_a, label_a, image_b, label_b = tf.numpy_function(
+                read, [number], (tf.float32,) * 4, stateful=False, name="read_pair"
+            )
+            shape = (self.crop_size, self.crop_size, self.channels)
+            return (
+                (tf.ensure_shape(image_a, shape), tf.ensure_shape(label_a, (len(CLASSES),))),
+                (tf.ensure_shape(image_b, shape), tf.ensure_shape(label_b, (len(CLASSES),))),
+            )
+
+        numbers = tf.data.Dataset.range(initial_epoch * per_epoch, epochs * per_epoch)
+        return (
+            numbers.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            .batch(self.batch_size, drop_remainder=True)
+            .prefetch(tf.data.AUTOTUNE)
+        )
+
+
+def read_batches(files, size, channels, batch_size):
+    """Reads images for evaluation: resized to `size` x `size`, without augmentation, in order.
+
+    Yields:
+        float32 [n, size, size, channels] in [-1, 1], n = batch_size but for the last.
+
+    Raises:
+        ImageError: if a file cannot be decoded.
+    """
+    for start in range(0, len(files), batch_size):
+        batch = [images.resize(images.read_image(file, channels), size, size) for file in files[start:][:batch_size]]
+        yield np.clip(np.stack(batch), -1, 1).astype(np.float32)

@@ -1,0 +1,77 @@
+"""The history of generated images that a discriminator is shown."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("r2c_gan")
+class ImagePool(keras.layers.Layer):
+    """A buffer of generated images (Shrivastava et al. 2017), held as weights so that a checkpoint carries it.
+
+    While the pool is filling, an image is stored and returned. Once it is full, each image is, by a fair coin, either
+    returned as it is, or stored in the place of a random pooled image, which is returned instead. The images of a batch
+    go in one after another. There are no branches, so a step stays one graph; the draws follow from the seed and the
+    number of images seen, so a restored pool goes on as the saved one would have.
+
+    Args:
+        size: images held; 0 returns every image as it is.
+        seed: integer seed of the draws.
+
+    Call arguments:
+        images: [N, H, W, C], N known when the step is traced.
+
+    Returns:
+        [N, H, W, C], of which each is one of `images` or of the pool. No gradient passes.
+    """
+
+    def __init__(self, size=50, seed=0, **kwargs):
+        super().__init__(trainable=False, **kwargs)
+        if size < 0:
+            raise ValueError(f"the pool's size must be at least 0, got {size}")
+        self.size = size
+        self.seed = seed
+
+    def build(self, input_shape):
+        if self.size == 0:
+            return
+        if None in input_shape[1:]:
+            raise ValueError(f"{self.name}: height, width and channels must be known, got {input_shape}")
+        only_first = {"trainable": False, "aggregation": "only_first_replica"}
+        self.images = self.add_weight(
+            name="images", shape=(self.size, *input_shape[1:]), initializer="zeros", dtype="float32", **only_first
+        )
+        self.seen = self.add_weight(name="seen", shape=(), initializer="zeros", dtype="int32", **only_first)
+        self.draws = keras.random.SeedGenerator(self.seed)
+
+    def call(self, images):
+        images = ops.stop_gradient(ops.cast(images, "float32"))
+        if self.size == 0:
+            return images
+        if images.shape[0] is None:
+            raise ValueError(f"{self.name}: the batch size must be known, got {images.shape}")
+        # A seed generator's own state is not saved, so it is set from a weight that is.
+        seed = ops.cast(ops.stack([ops.convert_to_tensor(self.seed, "int32"), self.seen.value]), self.draws.state.dtype)
+        self.draws.state.assign(seed)
+        # Integer draws, because float ones differ under XLA.
+        swaps = keras.random.randint((images.shape[0],), 0, 2, dtype="int32", seed=self.draws)
+        places = keras.random.randint((images.shape[0],), 0, self.size, dtype="int32", seed=self.draws)
+        pool, returned = self.images.value, []
+        for index in range(images.shape[0]):
+            image = images[index]
+            seen = self.seen + index
+            filling = seen < self.size
+            place = ops.where(filling, seen, places[index])
+            pooled = ops.take(pool, place, axis=0)
+            swap = ops.logical_and(ops.logical_not(filling), swaps[index] == 1)
+            returned.append(ops.where(swap, pooled, image))
+            kept = ops.where(ops.logical_or(filling, swap), image, pooled)
+            pool = ops.scatter_update(pool, ops.reshape(place, (1, 1)), kept[None])
+        self.images.assign(pool)
+        self.seen.assign_add(images.shape[0])
+        return ops.stack(returned)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "size": self.size, "seed": self.seed}

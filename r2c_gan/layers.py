@@ -1,0 +1,338 @@
+"""Operational layers: convolutions whose neurons are learned polynomials, and the padding they are used with.
+
+A convolutional neuron is linear in its input. An operational neuron replaces it by a learned nonlinearity, written as
+its Maclaurin series around 0 and cut after q terms (Kiranyaz et al., "Self-organized operational neural networks with
+generative neurons", Neural Networks 140, 2021):
+
+    y = b + sum over p = 1..q of W_p * x^p
+
+where * is convolution and x^p the elementwise power; the series' constant term is the bias b. The series is taken
+around 0, so inputs should lie in [-1, 1] (feed it images so scaled, or the output of a tanh). q = 1 is a convolution.
+"""
+
+import keras
+from keras import ops
+
+FORMS = ("auto", "concatenated", "summed")
+# With few input channels one convolution over all powers wins, with many the sum of q: see experiments/benchmark_layers.py.
+CONCATENATED_CHANNELS = 16
+PADDINGS = ("valid", "same", "reflect")
+
+
+@keras.saving.register_keras_serializable("r2c_gan")
+class GlorotPerPower(keras.initializers.Initializer):
+    """Draws each power's kernel by its own initializer and stacks them along the input channels.
+
+    A fan computed over the stacked kernel would count q times the channels; the authors initialise every W_p as a
+    convolution of its own, with Glorot's uniform rule.
+
+    Args:
+        q: number of powers.
+        axis: axis of the kernel that holds q times the input channels.
+        initializer: initializer of one power; Glorot uniform by default.
+        seed: integer seed, when `initializer` is not given.
+    """
+
+    def __init__(self, q, axis=-2, initializer=None, seed=None):
+        self.q = q
+        self.axis = axis
+        self.initializer = keras.initializers.get(initializer or keras.initializers.GlorotUniform(seed))
+
+    def __call__(self, shape, dtype=None):
+        shape = list(shape)
+        shape[self.axis] //= self.q
+        # An initializer object repeats its draw: each power needs a clone, that is, a seed, of its own.
+        clones = [self.initializer] + [self.initializer.clone() for _ in range(self.q - 1)]
+        for power, clone in enumerate(clones[1:], 1):
+            if isinstance(getattr(clone, "seed", None), int):
+                clone.seed = clone.seed + power
+        return ops.concatenate([clone(tuple(shape), dtype=dtype) for clone in clones], axis=self.axis)
+
+    def get_config(self):
+        return {"q": self.q, "axis": self.axis, "initializer": keras.initializers.serialize(self.initializer)}
+
+
+def powers(x, q):
+    """x, x^2, ..., x^q as a list, each by one multiplication: a `pow` is many times dearer and, below 0, undefined."""
+    terms = [x]
+    for _ in range(q - 1):
+        terms.append(terms[-1] * x)
+    return terms
+
+
+@keras.saving.register_keras_serializable("r2c_gan")
+class ReflectionPadding2D(keras.layers.Layer):
+    """Pads height and width by mirroring, without repeating the border pixel.
+
+    Args:
+        padding: pixels added at each side: an integer, or ((top, bottom), (left, right)).
+
+    Call arguments:
+        inputs: [N, H, W, C]; H and W must exceed the padding.
+
+    Returns:
+        [N, H + top + bottom, W + left + right, C].
+    """
+
+    def __init__(self, padding=1, **kwargs):
+        super().__init__(**kwargs)
+        if isinstance(padding, int):
+            padding = ((padding, padding), (padding, padding))
+        self.padding = tuple(tuple(side) for side in padding)
+        self.input_spec = keras.layers.InputSpec(ndim=4)
+
+    def call(self, inputs):
+        return ops.pad(inputs, [(0, 0), *self.padding, (0, 0)], mode="reflect")
+
+    def compute_output_shape(self, input_shape):
+        sides = [
+            None if size is None else size + sum(pad)
+            for size, pad in zip(input_shape[1:3], self.padding, strict=True)
+        ]
+        return (input_shape[0], *sides, input_shape[3])
+
+    def get_config(self):
+        return {**super().get_config(), "padding": self.padding}
+
+
+def instance_normalization(name=None):
+    """Instance normalisation as in the authors' networks: per sample and channel, epsilon 1e-3, scale and offset.
+
+    It is what `tfa.layers.InstanceNormalization` computes (`make test-addons` checks that).
+    """
+    return keras.layers.GroupNormalization(groups=-1, epsilon=1e-3, name=name)
+
+
+class _OperationalConv(keras.layers.Layer):
+    """Arguments, weights and configuration that the two operational layers share.
+
+    The q kernels live in one variable, stacked along the input channels in the order of the powers, so that both forms
+    of the layer read the same weights.
+    """
+
+    _kernel_input_axis = None
+
+    def __init__(
+        self,
+        filters,
+        kernel_size,
+        q=3,
+        strides=(1, 1),
+        padding="valid",
+        dilation_rate=(1, 1),
+        activation=None,
+        use_bias=True,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        form="auto",
+        **kwargs,
+    ):
+        super().__init__(activity_regularizer=activity_regularizer, **kwargs)
+        self.filters = _positive("filters", filters)
+        self.kernel_size = _pair("kernel_size", kernel_size)
+        self.q = _positive("q", q)
+        self.strides = _pair("strides", strides)
+        self.padding = _choice("padding", padding, self._paddings)
+        self.dilation_rate = _pair("dilation_rate", dilation_rate)
+        if max(self.strides) > 1 and max(self.dilation_rate) > 1:
+            raise ValueError(f"strides={self.strides} and dilation_rate={self.dilation_rate}: one of them must be 1")
+        self.activation = keras.activations.get(activation)
+        self.use_bias = use_bias
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+        self.bias_constraint = keras.constraints.get(bias_constraint)
+        self.form = _choice("form", form, FORMS)
+        self.input_spec = keras.layers.InputSpec(ndim=4)
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        if channels is None:
+            raise ValueError(f"{self.name}: the number of input channels must be known, got input shape {input_shape}")
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=self._kernel_shape(self.q * channels),
+            initializer=GlorotPerPower(self.q, self._kernel_input_axis, self.kernel_initializer),
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+        )
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(self.filters,),
+                initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+            )
+            self.bias.learning_rate_multiplier = self.q  # see r2c_gan.optimizers.Adam
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: channels})
+        self._form = self.form
+        if self.form == "auto":
+            self._form = "concatenated" if self.q > 1 and channels <= CONCATENATED_CHANNELS else "summed"
+
+    def call(self, inputs):
+        terms = powers(self._pad(inputs), self.q)
+        if self._form == "summed":
+            kernels = ops.split(self.kernel, self.q, axis=self._kernel_input_axis)
+            outputs = sum(self._convolve(term, kernel) for term, kernel in zip(terms, kernels, strict=True))
+        else:
+            outputs = self._convolve(ops.concatenate(terms, axis=-1), self.kernel)
+        if self.bias is not None:
+            outputs = outputs + ops.cast(self.bias, outputs.dtype)
+        return self.activation(outputs)
+
+    def _pad(self, inputs):
+        return inputs
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "q": self.q,
+            "strides": self.strides,
+            "padding": self.padding,
+            "dilation_rate": self.dilation_rate,
+            "activation": keras.activations.serialize(self.activation),
+            "use_bias": self.use_bias,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+            "activity_regularizer": keras.regularizers.serialize(self.activity_regularizer),
+            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
+            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
+            "form": self.form,
+        }
+
+
+@keras.saving.register_keras_serializable("r2c_gan")
+class OperationalConv2D(_OperationalConv):
+    """Operational convolution: y = b + sum over p = 1..q of W_p * x^p, with one bias.
+
+    Args:
+        filters: number of output channels.
+        kernel_size: height and width of the kernels, an integer or a pair.
+        q: order of the polynomial, at least 1; 1 is `keras.layers.Conv2D`.
+        strides: an integer or a pair.
+        padding: "valid", "same" (zeros) or "reflect" (mirrored, as many pixels as a stride of 1 needs to keep the size).
+        dilation_rate: an integer or a pair; only with a stride of 1.
+        activation, use_bias, kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer,
+        activity_regularizer, kernel_constraint, bias_constraint: as in `keras.layers.Conv2D`. The initializer draws the
+            kernel of each power on its own.
+        form: "concatenated" convolves the powers, concatenated along the channels, once; "summed" adds q convolutions;
+            "auto" takes the faster. The weights and the result are the same.
+
+    Call arguments:
+        inputs: [N, H, W, C], values in [-1, 1].
+
+    Returns:
+        [N, H', W', filters], with H' and W' as in `keras.layers.Conv2D`.
+
+    Attributes:
+        kernel: [kernel height, kernel width, q * C, filters], the powers one after another along the third axis.
+
+    Raises:
+        ValueError: if an argument is out of its range, or the number of input channels is unknown.
+    """
+
+    _paddings = PADDINGS
+    _kernel_input_axis = -2
+
+    def _kernel_shape(self, channels):
+        return (*self.kernel_size, channels, self.filters)
+
+    def _pad(self, inputs):
+        if self.padding != "reflect":
+            return inputs
+        return ops.pad(inputs, [(0, 0), *map(_reflect_sides, self.kernel_size, self.dilation_rate), (0, 0)], "reflect")
+
+    def _convolve(self, inputs, kernel):
+        padding = "valid" if self.padding == "reflect" else self.padding
+        return ops.conv(inputs, kernel, self.strides, padding, "channels_last", self.dilation_rate)
+
+    def compute_output_shape(self, input_shape):
+        sides = []
+        for size, kernel, stride, rate in zip(
+            input_shape[1:3], self.kernel_size, self.strides, self.dilation_rate, strict=True
+        ):
+            if size is not None:
+                size = size - (rate * (kernel - 1) if self.padding == "valid" else 0)
+                size = -(-size // stride)
+            sides.append(size)
+        return (input_shape[0], *sides, self.filters)
+
+
+@keras.saving.register_keras_serializable("r2c_gan")
+class OperationalConv2DTranspose(_OperationalConv):
+    """Transposed operational convolution: the transposed convolutions of the powers of x, summed, with one bias.
+
+    Arguments as in `OperationalConv2D`, with padding "valid" or "same".
+
+    Call arguments:
+        inputs: [N, H, W, C], values in [-1, 1].
+
+    Returns:
+        [N, H', W', filters], with H' and W' as in `keras.layers.Conv2DTranspose`: H times the stride for "same".
+
+    Attributes:
+        kernel: [kernel height, kernel width, filters, q * C], the powers one after another along the last axis.
+
+    Raises:
+        ValueError: if an argument is out of its range, or the number of input channels is unknown.
+    """
+
+    _paddings = ("valid", "same")
+    _kernel_input_axis = -1
+
+    def _kernel_shape(self, channels):
+        return (*self.kernel_size, self.filters, channels)
+
+    def _convolve(self, inputs, kernel):
+        return ops.conv_transpose(
+            inputs, kernel, self.strides, self.padding, None, "channels_last", self.dilation_rate
+        )
+
+    def compute_output_shape(self, input_shape):
+        sides = []
+        for size, kernel, stride, rate in zip(
+            input_shape[1:3], self.kernel_size, self.strides, self.dilation_rate, strict=True
+        ):
+            if size is not None:
+                size = size * stride
+                if self.padding == "valid":
+                    size += max(rate * (kernel - 1) + 1 - stride, 0)
+            sides.append(size)
+        return (input_shape[0], *sides, self.filters)
+
+
+def _reflect_sides(kernel, rate):
+    total = rate * (kernel - 1)
+    return total // 2, total - total // 2
+
+
+def _positive(name, value):
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+    return value
+
+
+def _pair(name, value):
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2 or not all(isinstance(size, int) and size > 0 for size in pair):
+        raise ValueError(f"{name} must be a positive integer or a pair of them, got {value!r}")
+    return pair
+
+
+def _choice(name, value, choices):
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+    return value

@@ -1,0 +1,112 @@
+"""Every loss of R2C-GAN as a named function, and how they add up.
+
+Notation: A is the poor-quality domain, B the good one; G restores (A to B), F degrades (B to A). Each network's head
+classifies whatever the network is fed, so a step gives six predictions: of G fed A, F(B) and B, of F fed B, G(A) and A.
+`a2b2a` names what belongs to F(G(A)), and so on. Images are float [N, H, W, C] in [-1, 1]; every loss is a float32
+scalar, a mean over all elements.
+"""
+
+import dataclasses
+
+from keras import ops
+
+# The head's probabilities are kept this far from 0 and 1, as Keras keeps them.
+PROBABILITY_EPSILON = 1e-7
+
+
+@dataclasses.dataclass(frozen=True)
+class LossWeights:
+    """Weights of the families of generator losses; the adversarial terms have weight 1.
+
+    The defaults are the authors'. Their code multiplies the classification terms by 0.1, 10 * 0.01 and 5 * 0.02, that is,
+    by 0.1 throughout, at the default weights.
+
+    Args:
+        cycle: weight of both cycle-consistency terms.
+        identity: weight of both identity terms.
+        classification: weight of all six classification terms.
+    """
+
+    cycle: float = 10.0
+    identity: float = 5.0
+    classification: float = 0.1
+
+    def __post_init__(self):
+        for name, value in dataclasses.asdict(self).items():
+            if not value >= 0:
+                raise ValueError(f"loss weight {name} must be at least 0, got {value}")
+
+
+def mean_absolute_error(target, image):
+    """mean |target - image|."""
+    return ops.mean(ops.abs(_float32(target) - _float32(image)))
+
+
+def cycle_consistency_loss(image, cycled):
+    """L1 distance of an image to itself after both translations: |F(G(a)) - a| (Zhu et al. 2017, eq. 2)."""
+    return mean_absolute_error(image, cycled)
+
+
+def identity_loss(image, mapped):
+    """L1 distance of an image to its mapping into its own domain: |G(b) - b| (Zhu et al. 2017, section 5.2)."""
+    return mean_absolute_error(image, mapped)
+
+
+def generator_adversarial_loss(fake_logits):
+    """Least-squares GAN loss of a generator: mean (D(fake) - 1)^2 (Mao et al. 2017)."""
+    return ops.mean(ops.square(_float32(fake_logits) - 1.0))
+
+
+def discriminator_real_loss(real_logits):
+    """Least-squares GAN loss of a discriminator on real images: mean (D(real) - 1)^2 (Mao et al. 2017)."""
+    return ops.mean(ops.square(_float32(real_logits) - 1.0))
+
+
+def discriminator_fake_loss(fake_logits):
+    """Least-squares GAN loss of a discriminator on generated images: mean D(fake)^2 (Mao et al. 2017)."""
+    return ops.mean(ops.square(_float32(fake_logits)))
+
+
+def classification_loss(labels, probabilities):
+    """Categorical cross-entropy: mean over the samples of -sum_c labels_c log probabilities_c.
+
+    Args:
+        labels: one-hot [N, classes].
+        probabilities: [N, classes], each row adding up to 1.
+    """
+    probabilities = ops.clip(_float32(probabilities), PROBABILITY_EPSILON, 1.0 - PROBABILITY_EPSILON)
+    return -ops.mean(ops.sum(_float32(labels) * ops.log(probabilities), axis=-1))
+
+
+def generator_loss(terms, weights):
+    """Total generator loss.
+
+        adversarial_a2b + adversarial_b2a + cycle (cycle_a + cycle_b) + identity (identity_a + identity_b)
+            + classification (class_a2b + class_b2a + class_a2b2a + class_b2a2b + class_a2a + class_b2b)
+
+    Args:
+        terms: dictionary of the twelve terms by the names above.
+        weights: a `LossWeights`.
+    """
+    classes = ("class_a2b", "class_b2a", "class_a2b2a", "class_b2a2b", "class_a2a", "class_b2b")
+    return (
+        terms["adversarial_a2b"]
+        + terms["adversarial_b2a"]
+        + weights.cycle * (terms["cycle_a"] + terms["cycle_b"])
+        + weights.identity * (terms["identity_a"] + terms["identity_b"])
+        + weights.classification * sum(terms[name] for name in classes)
+    )
+
+
+def discriminator_loss(terms):
+    """Total discriminator loss: the sum of the real and the fake term of both discriminators."""
+    return (
+        terms["discriminator_a_real"]
+        + terms["discriminator_a_fake"]
+        + terms["discriminator_b_real"]
+        + terms["discriminator_b_fake"]
+    )
+
+
+def _float32(x):
+    return ops.cast(x, "float32")

@@ -1,0 +1,244 @@
+"""R2CGAN: two generators that translate and classify, two discriminators, trained jointly on unpaired batches."""
+
+import dataclasses
+
+import keras
+from keras import ops
+
+from r2c_gan import losses
+from r2c_gan.image_pool import ImagePool
+from r2c_gan.losses import LossWeights
+from r2c_gan.networks import build_discriminator, build_generator
+from r2c_gan.optimizers import Adam
+
+GENERATOR_TERMS = (
+    "adversarial_a2b",
+    "adversarial_b2a",
+    "cycle_a",
+    "cycle_b",
+    "identity_a",
+    "identity_b",
+    "class_a2b",
+    "class_b2a",
+    "class_a2b2a",
+    "class_b2a2b",
+    "class_a2a",
+    "class_b2b",
+)
+DISCRIMINATOR_TERMS = (
+    "discriminator_a_real",
+    "discriminator_a_fake",
+    "discriminator_b_real",
+    "discriminator_b_fake",
+)
+METRICS = ("generator_loss", "discriminator_loss", *GENERATOR_TERMS, *DISCRIMINATOR_TERMS, "accuracy")
+
+
+@keras.saving.register_keras_serializable("r2c_gan")
+class R2CGAN(keras.Model):
+    """Restore-to-classify GAN (Ahishali et al., Pattern Recognition 156, 2024, 110765; arXiv 2209.14770).
+
+    Four networks: `restorer` maps the poor-quality domain A to the good one B (the paper's G, the authors' G_A2B),
+    `degrader` maps B to A (F, G_B2A), `discriminator_a` and `discriminator_b` judge A and B. Both generators classify
+    what they are fed. One step takes an unpaired batch ((image_a, label_a), (image_b, label_b)): images [N, H, W, C]
+    in [-1, 1], labels one-hot [N, num_classes]; the generators step first, then the discriminators, on the fakes of
+    that same step as the pools return them.
+
+    Args:
+        method, q, channels, filters, num_classes: as in `build_generator`.
+        image_size: height and width of the training images, an integer or a pair; only the pools need it.
+        pool_size: generated images that each pool holds.
+        seed: seed of the pools' draws. The weights follow `keras.utils.set_random_seed`.
+
+    Calling the model restores: image [N, H, W, C] -> (restored image, class probabilities).
+    """
+
+    def __init__(
+        self,
+        method="operational",
+        q=3,
+        channels=3,
+        filters=64,
+        num_classes=2,
+        image_size=256,
+        pool_size=50,
+        seed=0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        self.config = {
+            "method": method,
+            "q": q,
+            "channels": channels,
+            "filters": filters,
+            "num_classes": num_classes,
+            "image_size": (height, width),
+            "pool_size": pool_size,
+            "seed": seed,
+        }
+        shared = {"method": method, "q": q, "channels": channels, "filters": filters, "dtype": self.dtype_policy}
+        self.restorer = build_generator(num_classes=num_classes, name="restorer", **shared)
+        self.degrader = build_generator(num_classes=num_classes, name="degrader", **shared)
+        self.discriminator_a = build_discriminator(name="discriminator_a", **shared)
+        self.discriminator_b = build_discriminator(name="discriminator_b", **shared)
+        self.pool_a = ImagePool(pool_size, seed=2 * seed, name="pool_a", dtype="float32")
+        self.pool_b = ImagePool(pool_size, seed=2 * seed + 1, name="pool_b", dtype="float32")
+        for pool in (self.pool_a, self.pool_b):
+            pool.build((None, height, width, channels))
+            pool.built = True
+        self.means = {name: keras.metrics.Mean(name) for name in METRICS}
+        self.build()
+
+    def build(self, input_shape=None):
+        """Nothing is left to build; without this Keras would refuse to save a model that was never called."""
+        self.built = True
+
+    def call(self, inputs, training=False):
+        return self.restorer(inputs, training=training)
+
+    # Compiling
+
+    def compile(self, generator_optimizer=None, discriminator_optimizer=None, loss_weights=None, **kwargs):
+        """Sets the optimizers and the loss weights.
+
+        Args:
+            generator_optimizer: one optimizer for both generators; `r2c_gan.optimizers.Adam()` by default.
+            discriminator_optimizer: one for both discriminators, an object of its own; the same default.
+            loss_weights: a `LossWeights`; the authors' by default.
+            **kwargs: `steps_per_execution`, `jit_compile` and `run_eagerly`, as in `keras.Model.compile`.
+
+        Raises:
+            ValueError: if both optimizers are one object, which would mix up their states.
+        """
+        generator_optimizer = generator_optimizer or Adam()
+        discriminator_optimizer = discriminator_optimizer or Adam()
+        if generator_optimizer is discriminator_optimizer:
+            raise ValueError("generator_optimizer and discriminator_optimizer must be two objects")
+        super().compile(optimizer=generator_optimizer, **kwargs)
+        self.discriminator_optimizer = discriminator_optimizer
+        self.loss_weights = loss_weights or LossWeights()
+        # Built now, because the state of an optimizer that is not built is not restored from a file.
+        self.optimizer.build(self.generator_variables)
+        self.discriminator_optimizer.build(self.discriminator_variables)
+
+    @property
+    def generator_optimizer(self):
+        return self.optimizer
+
+    @property
+    def generator_variables(self):
+        return self.restorer.trainable_variables + self.degrader.trainable_variables
+
+    @property
+    def discriminator_variables(self):
+        return self.discriminator_a.trainable_variables + self.discriminator_b.trainable_variables
+
+    @property
+    def metrics(self):
+        return list(self.means.values())
+
+    # Losses: shared by the training steps of every backend
+
+    def generator_step(self, image_a, label_a, image_b, label_b, training=True):
+        """Passes one unpaired batch through both cycles.
+
+        Both inputs that a generator gets at the same time go through it as one batch; normalisation is per sample, so
+        the result is that of two passes.
+
+        Returns:
+            (total loss, dictionary of the twelve terms, G(A), F(B), G's class probabilities of A).
+        """
+        n = ops.shape(image_a)[0]
+        restored, g_classes = self.restorer(ops.concatenate([image_a, image_b]), training=training)
+        degraded, f_classes = self.degrader(ops.concatenate([image_b, image_a]), training=training)
+        a2b, b2b = restored[:n], restored[n:]
+        m = ops.shape(image_b)[0]
+        b2a, a2a = degraded[:m], degraded[m:]
+        b2a2b, class_b2a2b = self.restorer(b2a, training=training)
+        a2b2a, class_a2b2a = self.degrader(a2b, training=training)
+        terms = {
+            "adversarial_a2b": losses.generator_adversarial_loss(self.discriminator_b(a2b, training=training)),
+            "adversarial_b2a": losses.generator_adversarial_loss(self.discriminator_a(b2a, training=training)),
+            "cycle_a": losses.cycle_consistency_loss(image_a, a2b2a),
+            "cycle_b": losses.cycle_consistency_loss(image_b, b2a2b),
+            "identity_a": losses.identity_loss(image_a, a2a),
+            "identity_b": losses.identity_loss(image_b, b2b),
+            "class_a2b": losses.classification_loss(label_a, g_classes[:n]),
+            "class_b2a": losses.classification_loss(label_b, f_classes[:m]),
+            "class_a2b2a": losses.classification_loss(label_a, class_a2b2a),
+            "class_b2a2b": losses.classification_loss(label_b, class_b2a2b),
+            "class_a2a": losses.classification_loss(label_a, f_classes[m:]),
+            "class_b2b": losses.classification_loss(label_b, g_classes[n:]),
+        }
+        return losses.generator_loss(terms, self.loss_weights), terms, a2b, b2a, g_classes[:n]
+
+    def discriminator_step(self, image_a, image_b, fake_a, fake_b, training=True):
+        """Judges real and generated images.
+
+        Returns:
+            (total loss, dictionary of the four terms).
+        """
+        n, m = ops.shape(image_a)[0], ops.shape(image_b)[0]
+        logits_a = self.discriminator_a(ops.concatenate([image_a, fake_a]), training=training)
+        logits_b = self.discriminator_b(ops.concatenate([image_b, fake_b]), training=training)
+        terms = {
+            "discriminator_a_real": losses.discriminator_real_loss(logits_a[:n]),
+            "discriminator_a_fake": losses.discriminator_fake_loss(logits_a[n:]),
+            "discriminator_b_real": losses.discriminator_real_loss(logits_b[:m]),
+            "discriminator_b_fake": losses.discriminator_fake_loss(logits_b[m:]),
+        }
+        return losses.discriminator_loss(terms), terms
+
+    # Steps
+
+    def train_step(self, data):
+        """One step on ((image_a, label_a), (image_b, label_b)); returns the running means of all losses."""
+        import tensorflow as tf
+
+        (image_a, label_a), (image_b, label_b) = data
+        with tf.GradientTape() as tape:
+            g_loss, g_terms, fake_b, fake_a, classes = self.generator_step(image_a, label_a, image_b, label_b)
+        gradients = tape.gradient(g_loss, self.generator_variables)
+        self.generator_optimizer.apply(gradients, self.generator_variables)
+        fake_a, fake_b = self.pool_a(fake_a), self.pool_b(fake_b)
+        with tf.GradientTape() as tape:
+            d_loss, d_terms = self.discriminator_step(image_a, image_b, fake_a, fake_b)
+        gradients = tape.gradient(d_loss, self.discriminator_variables)
+        self.discriminator_optimizer.apply(gradients, self.discriminator_variables)
+        return self._update_means(g_loss, d_loss, {**g_terms, **d_terms}, label_a, classes)
+
+    def test_step(self, data):
+        """The losses of one batch, without a step and without the pools."""
+        (image_a, label_a), (image_b, label_b) = data
+        g_loss, g_terms, fake_b, fake_a, classes = self.generator_step(image_a, label_a, image_b, label_b, False)
+        d_loss, d_terms = self.discriminator_step(image_a, image_b, fake_a, fake_b, False)
+        return self._update_means(g_loss, d_loss, {**g_terms, **d_terms}, label_a, classes)
+
+    def _update_means(self, g_loss, d_loss, terms, label_a, classes):
+        correct = ops.equal(ops.argmax(classes, axis=-1), ops.argmax(label_a, axis=-1))
+        values = {"generator_loss": g_loss, "discriminator_loss": d_loss, "accuracy": ops.cast(correct, "float32")}
+        for name, value in {**values, **terms}.items():
+            self.means[name].update_state(value)
+        return {name: mean.result() for name, mean in self.means.items()}
+
+    # Saving
+
+    def get_config(self):
+        return {**super().get_config(), **self.config}
+
+    def get_compile_config(self):
+        if not self.compiled:
+            return None
+        return {
+            "generator_optimizer": keras.saving.serialize_keras_object(self.generator_optimizer),
+            "discriminator_optimizer": keras.saving.serialize_keras_object(self.discriminator_optimizer),
+            "loss_weights": dataclasses.asdict(self.loss_weights),
+        }
+
+    def compile_from_config(self, config):
+        self.compile(
+            keras.saving.deserialize_keras_object(config["generator_optimizer"]),
+            keras.saving.deserialize_keras_object(config["discriminator_optimizer"]),
+            LossWeights(**config["loss_weights"]),
+        )

@@ -1,0 +1,180 @@
+"""The generators and discriminators of the three methods, wired as the authors wired them.
+
+`operational`           a shallow generator of operational layers around one residual block
+`convolutional-light`   the same depth with ordinary convolutions
+`convolutional`         the generator of CycleGAN: two down-samplings, nine residual blocks, two up-samplings
+
+Every generator carries a classifier head, a global max-pool and a softmax, on its residual features: after the single
+block, or after the fifth of nine. Quirks that belong to the method are kept: the operational residual block feeds
+tanh(x) to its first layer but adds x itself and closes with a tanh; only the operational discriminator ends in a
+leaky ReLU.
+"""
+
+import functools
+
+import keras
+from keras import layers, ops
+
+from r2c_gan.layers import (
+    OperationalConv2D,
+    OperationalConv2DTranspose,
+    ReflectionPadding2D,
+    instance_normalization,
+)
+
+METHODS = ("operational", "convolutional", "convolutional-light")
+# Height and width of a generator's input must be multiples of this.
+GENERATOR_STRIDE = {"operational": 2, "convolutional": 4, "convolutional-light": 2}
+LEAKY_SLOPE = 0.2
+BLOCKS = 9
+HEAD_AFTER_BLOCK = 5
+
+
+def build_generator(method="operational", q=3, channels=3, filters=64, num_classes=2, name=None, dtype=None):
+    """Builds a generator that restores (or degrades) an image and classifies it.
+
+    Args:
+        method: "operational", "convolutional" or "convolutional-light".
+        q: order of the operational layers; the convolutional methods have none and ignore it.
+        channels: channels of the image, 1 or 3.
+        filters: base width; 64 gives the authors' networks.
+        num_classes: number of classes.
+        name: name of the model.
+        dtype: dtype policy of the layers, the global one by default. Both outputs are float32 in any case.
+
+    Returns:
+        A `keras.Model` from an image [N, H, W, channels] in [-1, 1] to (image [N, H, W, channels] in [-1, 1],
+        class probabilities [N, num_classes]), for any H and W that `GENERATOR_STRIDE[method]` divides.
+
+    Raises:
+        ValueError: if the method is unknown or a number is out of its range.
+    """
+    _check(method=method, q=q, channels=channels, filters=filters)
+    with _policy(dtype):
+        inputs = keras.Input((None, None, channels), name="image")
+        build = _convolutional_generator if method == "convolutional" else _light_generator
+        kind = _Operational(q) if method == "operational" else _Convolutional
+        image, features = build(inputs, kind, channels, filters)
+        image = layers.Activation("tanh", dtype="float32", name="restored")(image)
+        probabilities = _classifier_head(features, num_classes)
+        return keras.Model(inputs, (image, probabilities), name=name or "generator")
+
+
+def build_discriminator(method="operational", q=3, channels=3, filters=64, name=None, dtype=None):
+    """Builds a patch discriminator.
+
+    Args:
+        method, q, channels, filters, name, dtype: as in `build_generator`.
+
+    Returns:
+        A `keras.Model` from an image [N, H, W, channels] to unbounded logits [N, H / 8, W / 8, 1] (rounded up),
+        one a patch, trained towards 1 for real and 0 for generated images (LSGAN).
+
+    Raises:
+        ValueError: if the method is unknown or a number is out of its range.
+    """
+    _check(method=method, q=q, channels=channels, filters=filters)
+    with _policy(dtype):
+        inputs = keras.Input((None, None, channels), name="image")
+        leaky_relu = functools.partial(ops.leaky_relu, negative_slope=LEAKY_SLOPE)
+        if method == "convolutional":
+            x = leaky_relu(layers.Conv2D(filters, 4, strides=2, padding="same")(inputs))
+            for width, stride in ((2, 2), (4, 2), (8, 1)):
+                x = layers.Conv2D(filters * width, 4, strides=stride, padding="same", use_bias=False)(x)
+                x = leaky_relu(instance_normalization()(x))
+            x = layers.Conv2D(1, 4, padding="same")(x)
+        else:
+            kind = _Operational(q) if method == "operational" else _Convolutional
+            x = leaky_relu(kind.conv(filters, 4, strides=2, padding="same")(inputs))
+            x = kind.conv(filters * 2, 4, strides=4, padding="same", use_bias=False)(x)
+            x = leaky_relu(instance_normalization()(x))
+            x = kind.conv(1, 4, padding="same")(x)
+            if method == "operational":
+                x = leaky_relu(x)
+        logits = layers.Activation("linear", dtype="float32", name="logits")(x)
+        return keras.Model(inputs, logits, name=name or "discriminator")
+
+
+class _Convolutional:
+    """Linear neurons and ReLU."""
+
+    conv = layers.Conv2D
+    conv_transpose = layers.Conv2DTranspose
+    activation = staticmethod(ops.relu)
+
+    @staticmethod
+    def residual_block(x):
+        filters = x.shape[-1]
+        h = layers.Conv2D(filters, 3, use_bias=False)(ReflectionPadding2D(1)(x))
+        h = ops.relu(instance_normalization()(h))
+        h = layers.Conv2D(filters, 3, use_bias=False)(ReflectionPadding2D(1)(h))
+        return layers.Add()([x, instance_normalization()(h)])
+
+
+class _Operational:
+    """Polynomial neurons; tanh keeps what they are fed in [-1, 1], where the series was developed."""
+
+    def __init__(self, q):
+        self.conv = functools.partial(OperationalConv2D, q=q)
+        self.conv_transpose = functools.partial(OperationalConv2DTranspose, q=q)
+
+    @staticmethod
+    def activation(x):
+        return x  # the residual block opens with the tanh
+
+    def residual_block(self, x):
+        conv = functools.partial(self.conv, x.shape[-1], 3, padding="reflect", use_bias=False)
+        h = instance_normalization()(conv()(ops.tanh(x)))
+        h = instance_normalization()(conv()(ops.tanh(h)))
+        return ops.tanh(layers.Add()([x, h]))
+
+
+def _light_generator(inputs, kind, channels, filters):
+    x = kind.conv(filters * 2, 3, strides=2, padding="same", use_bias=False)(inputs)
+    x = kind.activation(instance_normalization()(x))
+    features = kind.residual_block(x)
+    return kind.conv_transpose(channels, 3, strides=2, padding="same")(features), features
+
+
+def _convolutional_generator(inputs, kind, channels, filters):
+    x = layers.Conv2D(filters, 7, use_bias=False)(ReflectionPadding2D(3)(inputs))
+    x = ops.relu(instance_normalization()(x))
+    for width in (2, 4):
+        x = layers.Conv2D(filters * width, 3, strides=2, padding="same", use_bias=False)(x)
+        x = ops.relu(instance_normalization()(x))
+    for block in range(1, BLOCKS + 1):
+        x = kind.residual_block(x)
+        if block == HEAD_AFTER_BLOCK:
+            features = x
+    for width in (2, 1):
+        x = layers.Conv2DTranspose(filters * width, 3, strides=2, padding="same", use_bias=False)(x)
+        x = ops.relu(instance_normalization()(x))
+    return layers.Conv2D(channels, 7)(ReflectionPadding2D(3)(x)), features
+
+
+def _classifier_head(features, num_classes):
+    pooled = layers.GlobalMaxPooling2D(dtype="float32")(features)
+    return layers.Dense(num_classes, activation="softmax", dtype="float32", name="probabilities")(pooled)
+
+
+def _check(method, **numbers):
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    for name, value in numbers.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+
+
+class _policy:
+    """Makes `dtype` the global dtype policy while a network is built, so that the bare operations follow it too."""
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+
+    def __enter__(self):
+        self.previous = keras.config.dtype_policy()
+        if self.dtype is not None:
+            keras.config.set_dtype_policy(self.dtype)
+
+    def __exit__(self, *_):
+        keras.config.set_dtype_policy(self.previous)
