@@ -48,8 +48,9 @@ def classification_report_with_intervals(labels, probabilities, clusters=None, n
     """The measures of `classification_metrics`, each with a confidence interval.
 
     Accuracy, sensitivity, specificity and precision are proportions of independent cases where there are no clusters;
-    they get Wilson intervals, because the bootstrap of a perfect score has no width. All others, and all measures of
-    clustered cases, get percentile bootstrap intervals. The calibration error is biased upwards by resampling.
+    they get Wilson intervals. All others, and all measures of clustered cases, get percentile bootstrap intervals.
+    Where no resample differs (a perfect score) the bootstrap says nothing about chance, and there is no interval. The
+    calibration error is biased upwards by resampling.
 
     Args:
         labels: integers [N], 0 or 1.
@@ -60,7 +61,8 @@ def classification_report_with_intervals(labels, probabilities, clusters=None, n
         seed: seed of the bootstrap.
 
     Returns:
-        A dict: measure -> {`value`, `low`, `high`, `method`}, method "wilson" or "bootstrap"; None where undefined.
+        A dict: measure -> {`value`, `low`, `high`, `method`}, method "wilson" or "bootstrap". The value is None where
+        it is undefined; low, high and method are None where there is no interval.
     """
     labels, probabilities = _labels_and_probabilities(labels, probabilities)
     value = _metrics(labels, probabilities)
@@ -72,18 +74,20 @@ def classification_report_with_intervals(labels, probabilities, clusters=None, n
         "precision": (true_positive, true_positive + false_positive),
     }
     resampled = [_metrics(labels[rows], probabilities[rows]) for rows in _resamples(len(labels), clusters, n, seed)]
+    del value["n"], value["confusion_matrix"]
     report = {}
-    for name in value.keys() - {"n", "confusion_matrix"}:
-        if value[name] is None:
-            low, high, method = None, None, None
-        elif name in proportions and clusters is None:
+    for name, measured in value.items():
+        low, high, method = None, None, None
+        if measured is not None and name in proportions and clusters is None:
             low, high = wilson_interval(*proportions[name], confidence)
             method = "wilson"
-        else:
+        elif measured is not None:
             low, high = _percentiles([sample[name] for sample in resampled], confidence)
             method = "bootstrap"
-        report[name] = {"value": value[name], "low": low, "high": high, "method": method}
-    return {name: report[name] for name in value if name in report}
+            if low == high:
+                low, high, method = None, None, None
+        report[name] = {"value": measured, "low": low, "high": high, "method": method}
+    return report
 
 
 def _labels_and_probabilities(labels, probabilities):
@@ -231,7 +235,8 @@ def summary(values, n=2000, confidence=0.95, seed=0, clusters=None):
 
     Returns:
         A dict: `n` (finite values), `n_infinite`, and of the finite ones `mean`, `standard_deviation` (None if fewer
-        than 2) and the bootstrap interval of the mean, `low` and `high`. None where there is no finite value.
+        than 2) and the bootstrap interval of the mean, `low` and `high` (None where all values are equal). `mean` is
+        None where there is no finite value.
 
     Raises:
         ValueError: if a value is NaN.
@@ -242,7 +247,7 @@ def summary(values, n=2000, confidence=0.95, seed=0, clusters=None):
     finite = np.isfinite(values)
     kept = values[finite]
     low, high = None, None
-    if len(kept):
+    if len(np.unique(kept)) > 1:
         clusters = None if clusters is None else np.asarray(clusters)[finite]
         low, high = bootstrap_interval(np.mean, kept, clusters=clusters, n=n, confidence=confidence, seed=seed)
     return {

@@ -142,6 +142,7 @@ class TestReport:
         assert report["sensitivity"]["value"] == report["sensitivity"]["high"] == 1
         assert report["sensitivity"]["low"] == pytest.approx(0.7225, abs=1e-4)  # Wilson, 10 of 10
         assert report["sensitivity"]["method"] == "wilson"
+        assert report["auroc"] == report["f1"] == {"value": 1, "low": None, "high": None, "method": None}
 
     def test_patients_widen_the_intervals(self):
         labels, scores = simulated_scores(60)
