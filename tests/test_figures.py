@@ -198,6 +198,11 @@ class TestPanel:
         (shortened,) = [text for text in written if "…" in text]
         assert shortened.startswith("sub-S11596") and shortened.endswith("dx.png") and len(shortened) < len(name)
 
+    def test_a_file_name_is_not_read_as_mathematics(self, tmp_path):
+        names = [r"$\no_such_symbol$"]
+        figures.save_panel([[flat(0)]], tmp_path / "panel.png", names, names, [names])
+        assert (tmp_path / "panel.png").exists()
+
     def test_images_are_not_stretched(self, tmp_path):
         figures.save_panel([[flat(-1, 20, 40)]], tmp_path / "panel.png", ["x"])
         below_title = read(tmp_path / "panel.png")[40:, :, 0]
@@ -249,6 +254,11 @@ class TestRestorationPanel:
         # Three cells of 300 pixels, 9 apart; the last one holds the difference.
         red, white, blue = (row[9 + 2 * 309 + x] for x in (50, 150, 250))
         assert red[0] - red[2] > 50 and blue[2] - blue[0] > 50 and white.min() > 240
+
+    def test_difference_is_that_of_the_last_pass(self, drawn):
+        figures.save_restoration_panel([flat(0.5)], [[flat(0.1)], [flat(0.2)]], "panel.png", [flat(1)])
+        (difference,) = drawn[0].axes[4].get_images()
+        np.testing.assert_allclose(difference.get_array(), 0.2 - 0.5, atol=1e-6)
 
     def test_scale_is_fixed(self, drawn):
         figures.save_restoration_panel([flat(0)], [[flat(0.1)]], "panel.png", difference_limit=0.7)
