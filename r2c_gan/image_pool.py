@@ -52,9 +52,10 @@ class ImagePool(keras.layers.Layer):
         # A seed generator's own state is not saved, so it is set from a weight that is.
         seed = ops.cast(ops.stack([ops.convert_to_tensor(self.seed, "int32"), self.seen.value]), self.draws.state.dtype)
         self.draws.state.assign(seed)
-        # Integer draws, because float ones differ under XLA.
-        swaps = keras.random.randint((images.shape[0],), 0, 2, dtype="int32", seed=self.draws)
-        places = keras.random.randint((images.shape[0],), 0, self.size, dtype="int32", seed=self.draws)
+        # One draw gives coin and place: a second one would share its key, hence its bits, with the next step's first.
+        # Integers, because float draws differ under XLA.
+        drawn = keras.random.randint((images.shape[0],), 0, 2 * self.size, dtype="int32", seed=self.draws)
+        swaps, places = drawn < self.size, drawn % self.size
         pool, returned = self.images.value, []
         for index in range(images.shape[0]):
             image = images[index]
@@ -62,7 +63,7 @@ class ImagePool(keras.layers.Layer):
             filling = seen < self.size
             place = ops.where(filling, seen, places[index])
             pooled = ops.take(pool, place, axis=0)
-            swap = ops.logical_and(ops.logical_not(filling), swaps[index] == 1)
+            swap = ops.logical_and(ops.logical_not(filling), swaps[index])
             returned.append(ops.where(swap, pooled, image))
             kept = ops.where(ops.logical_or(filling, swap), image, pooled)
             pool = ops.scatter_update(pool, ops.reshape(place, (1, 1)), kept[None])

@@ -42,10 +42,13 @@ class GlorotPerPower(keras.initializers.Initializer):
         shape = list(shape)
         shape[self.axis] //= self.q
         # An initializer object repeats its draw: each power needs a clone, that is, a seed, of its own.
-        clones = [self.initializer] + [self.initializer.clone() for _ in range(self.q - 1)]
-        for power, clone in enumerate(clones[1:], 1):
+        clones = [self.initializer]
+        for power in range(1, self.q):
+            # A plain function is an initializer too, and has nothing to clone.
+            clone = self.initializer.clone() if hasattr(self.initializer, "clone") else self.initializer
             if isinstance(getattr(clone, "seed", None), int):
                 clone.seed = clone.seed + power
+            clones.append(clone)
         return ops.concatenate([clone(tuple(shape), dtype=dtype) for clone in clones], axis=self.axis)
 
     def get_config(self):
@@ -72,13 +75,24 @@ class ReflectionPadding2D(keras.layers.Layer):
 
     Returns:
         [N, H + top + bottom, W + left + right, C].
+
+    Raises:
+        ValueError: if the padding is not of that form.
     """
 
     def __init__(self, padding=1, **kwargs):
         super().__init__(**kwargs)
-        if isinstance(padding, int):
-            padding = ((padding, padding), (padding, padding))
-        self.padding = tuple(tuple(side) for side in padding)
+        sides = ((padding, padding), (padding, padding)) if isinstance(padding, int) else padding
+        try:
+            (top, bottom), (left, right) = sides
+            valid = all(isinstance(side, int) and side >= 0 for side in (top, bottom, left, right))
+        except (TypeError, ValueError):
+            valid = False
+        if not valid:
+            raise ValueError(
+                f"padding must be a non-negative integer or ((top, bottom), (left, right)) of them, got {padding!r}"
+            )
+        self.padding = ((top, bottom), (left, right))
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def call(self, inputs):
@@ -326,7 +340,8 @@ def _positive(name, value):
 
 
 def _pair(name, value):
-    pair = (value, value) if isinstance(value, int) else tuple(value)
+    pair = (value, value) if isinstance(value, int) else value
+    pair = tuple(pair) if isinstance(pair, tuple | list) else ()
     if len(pair) != 2 or not all(isinstance(size, int) and size > 0 for size in pair):
         raise ValueError(f"{name} must be a positive integer or a pair of them, got {value!r}")
     return pair
