@@ -16,6 +16,7 @@ from r2c_gan.errors import UserError
 SHOWN = ("generator_loss", "discriminator_loss", "cycle_a", "cycle_b", "accuracy")
 SHORT = {"generator_loss": "G", "discriminator_loss": "D", "cycle_a": "cycA", "cycle_b": "cycB", "accuracy": "acc"}
 HISTORY = "history.csv"
+DRAW_EVERY = 30  # seconds between drawings of the losses, which take most of one
 
 
 class Progress(keras.callbacks.Callback):
@@ -74,6 +75,7 @@ class Recorder(keras.callbacks.Callback):
     def __init__(self, run, schedule, validate=None, keep=5, initial_epoch=0):
         super().__init__()
         self.run, self.schedule, self.validate, self.keep = Path(run), schedule, validate, keep
+        self.drawn = -DRAW_EVERY
         self.rows = [row for row in read_history(run) if row["epoch"] <= initial_epoch]
         self.events = None
 
@@ -94,7 +96,8 @@ class Recorder(keras.callbacks.Callback):
         self.rows.append(row)
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
         files.write_csv(self.run / HISTORY, self.rows, columns)
-        figures.save_losses({name: [row.get(name) for row in self.rows] for name in columns}, self.run / "losses.png")
+        if time.monotonic() - self.drawn > DRAW_EVERY:
+            self._draw()
         self._write_events(row, step)
         measures = {name: value for name, value in row.items() if name not in ("epoch", "step")}
         checkpoints.save_checkpoint(self.run, self.model, epoch + 1, step, measures)
@@ -115,7 +118,13 @@ class Recorder(keras.callbacks.Callback):
                     tf.summary.write(name, np.float32(value), step=step, metadata=metadata)
         self.events.flush()
 
+    def _draw(self):
+        columns = dict.fromkeys(name for row in self.rows for name in row)
+        figures.save_losses({name: [row.get(name) for row in self.rows] for name in columns}, self.run / "losses.png")
+        self.drawn = time.monotonic()
+
     def on_train_end(self, logs=None):
+        self._draw()
         if self.events is not None:
             self.events.close()
 

@@ -36,7 +36,9 @@ class Evaluation:
         UserError: if an image cannot be read, or a clean twin is missing.
     """
 
-    def __init__(self, restorer, domain, reference_dir=None, iterations=1, batch_size=8, progress=lambda batches: batches):
+    def __init__(
+        self, restorer, domain, reference_dir=None, iterations=1, batch_size=8, progress=lambda batches: batches
+    ):
         height, width = restorer.size
         if height != width:
             raise UserError(f"the model works at {height}x{width}; evaluation is defined for square sizes")

@@ -10,6 +10,10 @@ from pathlib import Path
 
 from r2c_gan.errors import UserError
 
+# It can only be read by setting it, which is not safe once there are threads.
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
 
 @contextlib.contextmanager
 def atomic_path(path):
@@ -32,7 +36,7 @@ def atomic_path(path):
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files; a result is meant to be shared
+        os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp makes private files; a result is meant to be shared
         os.replace(temporary, path)
     except OSError as error:
         # An OSError about some other file (an input, say) is not ours to explain.
@@ -42,12 +46,6 @@ def atomic_path(path):
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-
-
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_text(path, text):

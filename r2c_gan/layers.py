@@ -100,8 +100,7 @@ class ReflectionPadding2D(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         sides = [
-            None if size is None else size + sum(pad)
-            for size, pad in zip(input_shape[1:3], self.padding, strict=True)
+            None if size is None else size + sum(pad) for size, pad in zip(input_shape[1:3], self.padding, strict=True)
         ]
         return (input_shape[0], *sides, input_shape[3])
 
@@ -311,9 +310,7 @@ class OperationalConv2DTranspose(_OperationalConv):
         return (*self.kernel_size, self.filters, channels)
 
     def _convolve(self, inputs, kernel):
-        return ops.conv_transpose(
-            inputs, kernel, self.strides, self.padding, None, "channels_last", self.dilation_rate
-        )
+        return ops.conv_transpose(inputs, kernel, self.strides, self.padding, None, "channels_last", self.dilation_rate)
 
     def compute_output_shape(self, input_shape):
         sides = []

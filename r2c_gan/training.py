@@ -6,6 +6,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from absl import logging
 from tqdm import tqdm
 
 from r2c_gan import callbacks, checkpoints, data, files
@@ -82,7 +83,9 @@ class TrainingConfig:
         if self.method not in METHODS:
             raise UserError(f"--method={self.method}: must be one of {', '.join(METHODS)}")
         if self.precision not in PRECISIONS:
-            reason = "; float16 is refused because its range needs a loss scaling that Keras gives to one optimizer only"
+            reason = (
+                "; float16 is refused because its range needs a loss scaling that Keras gives to one optimizer only"
+            )
             raise UserError(
                 f"--precision={self.precision}: must be one of {', '.join(PRECISIONS)}"
                 + (reason if "float16" in self.precision else "")
@@ -265,7 +268,9 @@ def _refuse_another_run(config):
                 "Give the same flag, or another --output_dir"
             )
     if config.epochs < before["epochs"]:
-        raise UserError(f"{run}: holds a run of --epochs={before['epochs']}; it can grow, not shrink to {config.epochs}")
+        raise UserError(
+            f"{run}: holds a run of --epochs={before['epochs']}; it can grow, not shrink to {config.epochs}"
+        )
     return True
 
 
@@ -277,7 +282,7 @@ def _resume(run, model, steps_per_epoch):
             checkpoints.load_weights(model, checkpoint)
         except UserError as error:
             problem = error
-            tqdm.write(f"warning: {error}; taking the one before it")
+            logging.warning("%s; taking the checkpoint before it", error)
             continue
         if checkpoint.step != checkpoint.epoch * steps_per_epoch:
             raise UserError(

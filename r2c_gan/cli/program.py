@@ -1,5 +1,6 @@
 """What every program shares: absl start-up, errors as one line, the record of its flags."""
 
+import os
 import sys
 
 from absl import app, flags
@@ -18,6 +19,7 @@ def run(main, usage):
         usage: what `--help` shows first.
     """
     sys.modules["__main__"].__doc__ = usage
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's notes on its own start
 
     def guarded(arguments):
         if len(arguments) > 1:
@@ -50,4 +52,6 @@ def write_flags(folder):
 
 
 def _is_ours(module):
-    return module is not None and (module.startswith(("r2c_gan.", "data_prep.", "experiments.")) or module == sys.argv[0])
+    return module is not None and (
+        module.startswith(("r2c_gan.", "data_prep.", "experiments.")) or module == sys.argv[0]
+    )

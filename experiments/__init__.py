@@ -1,0 +1,1 @@
+"""Studies that reproduce the paper and go past it."""
