@@ -84,7 +84,7 @@ def main():
     print(table(summary))
     print(f"picture: {output / 'evaluation' / 'panel.png'}")
     print(
-        "Synthetic phantoms; settings unlike the paper's (see flags.txt and run/flags.txt). Research only, not for diagnosis."
+        "Synthetic phantoms, settings unlike the paper's (run/flags.txt). Research only, not for diagnosis."
     )
 
 

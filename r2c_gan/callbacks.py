@@ -104,7 +104,7 @@ class Recorder(keras.callbacks.Callback):
         checkpoints.prune(self.run, self.keep)
 
     def _write_events(self, row, step):
-        """Scalars in TensorBoard's event format, through TensorFlow's core, so that TensorBoard need not be installed."""
+        """Scalars in TensorBoard's format, through TensorFlow's core, so that TensorBoard need not be installed."""
         import tensorflow as tf
 
         if self.events is None:

@@ -14,7 +14,8 @@ import keras
 from keras import ops
 
 FORMS = ("auto", "concatenated", "summed")
-# With few input channels one convolution over all powers wins, with many the sum of q: see experiments/benchmark_layers.py.
+# With few input channels one convolution over all powers wins, with many the sum of q
+# (experiments/benchmark_layers.py).
 CONCATENATED_CHANNELS = 16
 PADDINGS = ("valid", "same", "reflect")
 
@@ -236,7 +237,7 @@ class OperationalConv2D(_OperationalConv):
         kernel_size: height and width of the kernels, an integer or a pair.
         q: order of the polynomial, at least 1; 1 is `keras.layers.Conv2D`.
         strides: an integer or a pair.
-        padding: "valid", "same" (zeros) or "reflect" (mirrored, as many pixels as a stride of 1 needs to keep the size).
+        padding: "valid", "same" (zeros) or "reflect" (mirrored, as many pixels as keep the size at stride 1).
         dilation_rate: an integer or a pair; only with a stride of 1.
         activation, use_bias, kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer,
         activity_regularizer, kernel_constraint, bias_constraint: as in `keras.layers.Conv2D`. The initializer draws the

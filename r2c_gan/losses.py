@@ -18,8 +18,8 @@ PROBABILITY_EPSILON = 1e-7
 class LossWeights:
     """Weights of the families of generator losses; the adversarial terms have weight 1.
 
-    The defaults are the authors'. Their code multiplies the classification terms by 0.1, 10 * 0.01 and 5 * 0.02, that is,
-    by 0.1 throughout, at the default weights.
+    The defaults are the authors'. Their code multiplies the classification terms by 0.1, 10 * 0.01 and 5 * 0.02, that
+    is, by 0.1 throughout, at the default weights.
 
     Args:
         cycle: weight of both cycle-consistency terms.
@@ -38,7 +38,7 @@ class LossWeights:
 
 
 def mean_absolute_error(target, image):
-    """mean |target - image|."""
+    """The mean of |target - image|."""
     return ops.mean(ops.abs(_float32(target) - _float32(image)))
 
 

@@ -1,6 +1,6 @@
 """Turns a checkpoint of the authors' implementation into a run that evaluates, restores and exports.
 
-r2c-gan-import-checkpoint --checkpoint output/checkpoints/operational --method operational --q 3 --output_dir runs/authors
+r2c-gan-import-checkpoint --checkpoint checkpoints/operational --method operational --q 3 --output_dir runs/authors
 """
 
 from absl import flags

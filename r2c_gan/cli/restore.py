@@ -1,4 +1,6 @@
-"""Restores radiographs and classifies them: PNGs at their own size, and predictions.csv (file, p_control, p_covid, label).
+"""Restores radiographs and classifies them.
+
+Writes PNGs at their own size, and predictions.csv (file, p_control, p_covid, label).
 
   r2c-gan-restore --model runs/paper --input radiographs/ --output restored/
 

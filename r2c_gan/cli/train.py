@@ -1,8 +1,8 @@
 """Trains an R2C-GAN on a datasets folder, or goes on with an interrupted run.
 
-The folder holds trainA/ (poor images) and trainB/ (good ones), and optionally valA/ with valA_reference/. A label comes
-from labels.csv (file,label), from class folders (covid/, control/), or from "covid" in the file's own name. The defaults
-are those of the paper's authors. Run the same command again to resume.
+The folder holds trainA/ (poor images) and trainB/ (good ones), and optionally valA/ with valA_reference/. A label
+comes from labels.csv (file,label), from class folders (covid/, control/), or from "covid" in the file's own name. The
+defaults are those of the paper's authors. Run the same command again to resume.
 
   r2c-gan-train --datasets_dir dataset --output_dir runs/paper
 """
