@@ -208,17 +208,34 @@ def build(canvas, p, rng):
     return Chest(np.maximum(water, 0), seen, body, periphery, height)
 
 
-def texture(canvas, rng, grids, persistence):
-    """Smooth random texture of mean 0 and deviation about 1, in several scales.
+def texture(canvas, rng, scales, persistence):
+    """Smooth random texture of mean 0 and deviation about 1.
 
-    The grids have the same sizes on every canvas, so a patient looks the same at any image size.
+    The lattices do not depend on the canvas, so a patient looks the same at any image size; each is turned by an angle
+    of its own, because lattices in line with the pixels show as a weave.
+
+    Args:
+        canvas: a `Canvas`.
+        rng: a `numpy.random.Generator`.
+        scales: lattice cells across the image, one lattice each.
+        persistence: weight of each lattice relative to the one before.
+
+    Returns:
+        Float32 [H, W].
     """
-    total, power = np.zeros((canvas.size, canvas.size), np.float32), 0.0
-    for octave, cells in enumerate(grids):
+    total, power = np.zeros_like(canvas.x), 0.0
+    for octave, cells in enumerate(scales):
+        lattice = rng.standard_normal((int(1.5 * cells), int(1.5 * cells)), dtype=np.float32)
+        angle, step = rng.uniform(0, math.pi / 2), cells / canvas.size
+        if cells > canvas.size:  # finer than the pixels; drawn all the same, so that what follows is too
+            continue
+        turn = step * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        shift = 0.75 * cells - turn @ np.full((2, 1), canvas.size / 2)
+        matrix = np.hstack([turn, shift])  # from a pixel to its place in the lattice, middle to middle
         weight = persistence**octave
-        noise = rng.standard_normal((cells, cells), dtype=np.float32)
-        way = cv2.INTER_CUBIC if cells <= canvas.size else cv2.INTER_AREA
-        total += weight * cv2.resize(noise, (canvas.size, canvas.size), interpolation=way)
+        total += weight * cv2.warpAffine(
+            lattice, matrix, total.shape, flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT
+        )
         power += weight**2
     return total / math.sqrt(power)
 

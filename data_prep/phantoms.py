@@ -119,11 +119,10 @@ def _ground_glass(canvas, chest, patient, rng):
             distance = np.square((canvas.x - x) / wide) + np.square((canvas.y - y) / tall)
             clear *= 1 - strength * np.exp(-0.5 * distance)
             patches.append({"x": x, "y": float(y), "width": wide, "height": tall, "strength": strength})
-    water = rng.uniform(4.2, 6.5)
-    patchy = 0.85 + 0.35 * anatomy.texture(canvas, rng, (8, 16, 32), 0.8)
-    patchy += 0.12 * anatomy.texture(canvas, rng, (48, 96), 0.9)
+    water = rng.uniform(6.5, 9.0)
+    patchy = 0.8 + 0.4 * anatomy.texture(canvas, rng, (8, 16, 32, 64), 0.65)
     to_border = cv2.distanceTransform((chest.lungs > 0.5).astype(np.uint8), cv2.DIST_L2, 5) / canvas.scale
-    opacity = water * np.maximum((1 - clear) * np.clip(patchy, 0, 1.4) - 0.15, 0) * np.clip(to_border / 0.45, 0, 1)
+    opacity = water * np.maximum((1 - clear) * np.clip(patchy, 0.3, 1.4) - 0.15, 0) * np.clip(to_border / 0.15, 0, 1)
     return opacity.astype(np.float32), [{**patch, "water": water} for patch in patches]
 
 
@@ -131,9 +130,9 @@ def _draw_display(rng):
     """Draws how the exposure is taken and shown: shares of the range between lung and mediastinum, and the marker."""
     drawn = {
         "scatter": rng.uniform(0.04, 0.12),
-        "below_lung": rng.uniform(0.15, 0.45),
+        "below_lung": rng.uniform(0.1, 0.4),
         "above_mediastinum": rng.uniform(0.0, 0.1),
-        "curve": rng.uniform(0.6, 1.4),
+        "curve": rng.uniform(0.8, 1.5),
         "detail": rng.uniform(0.1, 0.5),
         "equalisation": rng.uniform(0.0, 0.35),
         "noise": rng.uniform(0.003, 0.009),
