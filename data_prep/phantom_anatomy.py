@@ -82,17 +82,15 @@ class Chest:
 
     Attributes:
         water: thickness of water with the attenuation of everything on the ray, cm.
+        air: thickness of the air in the lungs, cm.
         lungs: 1 where a reader sees lung, 0 elsewhere, in between on the borders.
         body: 1 where the ray meets the patient.
-        periphery: distance from the midline as a share of the thorax's half-width.
-        height: 0 at the apices, 1 at the costophrenic angles.
     """
 
     water: np.ndarray
+    air: np.ndarray
     lungs: np.ndarray
     body: np.ndarray
-    periphery: np.ndarray
-    height: np.ndarray
 
 
 def as_float(layer):
@@ -180,7 +178,6 @@ def build(canvas, p, rng):
     """
     lateral = lateral_wall(p)
     half_width = lateral(np.clip(canvas.y, -2.0, p["lung_height"] + 6)).astype(np.float32)
-    height = canvas.y / p["lung_height"]
     periphery = np.abs(canvas.x) / np.maximum(half_width, 1.0)
 
     body, tissue = _body(canvas, p, lateral)
@@ -205,7 +202,7 @@ def build(canvas, p, rng):
     water += _bones(canvas, p, lateral, body)
 
     seen = inflated * (1 - np.clip(2.2 * heart, 0, 1)) * (1 - np.clip(2.2 * vessels_of_mediastinum, 0, 1))
-    return Chest(np.maximum(water, 0), seen, body, periphery, height)
+    return Chest(np.maximum(water, 0), _LUNG_AIR * lung, seen, body)
 
 
 def texture(canvas, rng, scales, persistence):

@@ -121,8 +121,8 @@ def _ground_glass(canvas, chest, patient, rng):
             patches.append({"x": x, "y": float(y), "width": wide, "height": tall, "strength": strength})
     water = rng.uniform(6.5, 9.0)
     patchy = 0.8 + 0.4 * anatomy.texture(canvas, rng, (8, 16, 32, 64), 0.65)
-    to_border = cv2.distanceTransform((chest.lungs > 0.5).astype(np.uint8), cv2.DIST_L2, 5) / canvas.scale
-    opacity = water * np.maximum((1 - clear) * np.clip(patchy, 0.3, 1.4) - 0.15, 0) * np.clip(to_border / 0.15, 0, 1)
+    opacity = water * np.maximum((1 - clear) * np.clip(patchy, 0.3, 1.4) - 0.15, 0)
+    opacity = np.minimum(opacity, 0.85 * chest.air) * np.clip(2 * chest.lungs - 0.5, 0, 1)
     return opacity.astype(np.float32), [{**patch, "water": water} for patch in patches]
 
 
