@@ -83,9 +83,7 @@ def main():
     files.write_json(output / "result.json", summary)
     print(table(summary))
     print(f"picture: {output / 'evaluation' / 'panel.png'}")
-    print(
-        "Synthetic phantoms, settings unlike the paper's (run/flags.txt). Research only, not for diagnosis."
-    )
+    print("Synthetic phantoms, settings unlike the paper's (run/flags.txt). Research only, not for diagnosis.")
 
 
 def largest_difference(one, other):
