@@ -102,7 +102,7 @@ def curve(points, count=40):
     """A smooth line [count, 2] through the points."""
     points = np.asarray(points, dtype=np.float64)
     length = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
-    return CubicSpline(length, points)(np.linspace(0, length[-1], count))
+    return CubicSpline(length, points, bc_type="natural")(np.linspace(0, length[-1], count))
 
 
 def band(line, width):
@@ -376,13 +376,14 @@ def _vessels(canvas, p, rng):
             wide = width > 0.07
             start, aim, width, length = start[wide], aim[wide], width[wide], length[wide]
     segments = np.concatenate(segments)
-    segments = segments[np.argsort(segments[:, 4])]
+    segments = segments[np.argsort(segments[:, 4])]  # thin ones first: where vessels cross, the wide one counts
+    width = segments[:, 4] * canvas.scale
+    value = 255 * np.minimum(segments[:, 4] ** 0.7, 1) * np.minimum(width, 1)  # thinner than a pixel: fainter instead
     ends = canvas.pixels(segments[:, :4].reshape(-1, 2)).reshape(-1, 4)
+    pixels = np.maximum(np.rint(width), 1).astype(int)
     layer = canvas.blank()
-    for (x1, y1, x2, y2), width in zip(ends.tolist(), segments[:, 4].tolist(), strict=True):
-        wide = width * canvas.scale
-        value = 255 * min(1.0, width**0.7) * min(1.0, wide)  # thinner than a pixel: fainter instead
-        cv2.line(layer, (x1, y1), (x2, y2), value, max(1, round(wide)), cv2.LINE_AA, _SUBPIXEL_BITS)
+    for (x1, y1, x2, y2), shade, thickness in zip(ends.tolist(), value.tolist(), pixels.tolist(), strict=True):
+        cv2.line(layer, (x1, y1), (x2, y2), shade, thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
     hila = canvas.blank()
     for side in (1, -1):
         y = (0.40 if side > 0 else 0.43) * h
@@ -440,7 +441,8 @@ def _ribs(canvas, p, lateral):
         for side in (1, -1):
             line = np.stack([side * x, y], axis=1)
             stop = 54 if number < 7 else 48
-            for layer, part in ((back, slice(0, 33)), (front, slice(30, stop))):
+            parts = ((back, slice(0, 33)), (front, slice(30, stop))) if number < 9 else ((back, slice(0, 27)),)
+            for layer, part in parts:
                 canvas.fill(layer, band(line[part], width[part]), 1.0)
                 marrow = line[part] + [0, 0.06 * p["rib_width"]]
                 canvas.fill(layer, band(marrow, 0.66 * width[part]), 0.66)
@@ -451,7 +453,7 @@ def _spine(canvas, p):
     h = p["lung_height"]
     spacing = p["rib_spacing"] * h / 26
     bodies, posterior = canvas.blank(), canvas.blank()
-    for number in range(-4, 14):
+    for number in range(-4, 18):
         y = -0.9 + (number + 0.1) * spacing
         x = p["spine_bend"] * math.sin(2.2 * y / h)
         width = np.interp(number, [-4, 0, 6, 13], [2.6, 3.2, 3.6, 4.4])

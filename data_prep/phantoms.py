@@ -11,6 +11,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -153,14 +154,15 @@ def _radiograph(canvas, chest, opacity, display, size):
     scatter = display["scatter"] * canvas.blur(primary * chest.body, 5.0) * chest.body
     healthy = -np.log(primary + scatter)
     diseased = -np.log(primary * np.exp(-_ATTENUATION * opacity) + scatter)
-    lung, mediastinum = np.percentile(healthy[chest.lungs > 0.5], 2), np.percentile(healthy[chest.body > 0.5], 99.5)
+    lung = float(np.percentile(healthy[chest.lungs > 0.5], 2))
+    mediastinum = float(np.percentile(healthy[chest.body > 0.5], 99.5))
     low = lung - display["below_lung"] * (mediastinum - lung)
     high = mediastinum + display["above_mediastinum"] * (mediastinum - lung)
     base = (np.clip(healthy, low, high) - low) / (high - low)
     shown = (diseased - low) / (high - low) + display["detail"] * (base - canvas.blur(base, 0.9))
     shown -= display["equalisation"] * chest.body * (canvas.blur(base, 6.0) - 0.5)
     steepness = 2 * display["curve"]
-    return 0.5 + 0.5 * np.tanh(steepness * (np.clip(_shrink(shown, size), 0, 1) - 0.5)) / np.tanh(steepness / 2)
+    return 0.5 + 0.5 * np.tanh(steepness * (np.clip(_shrink(shown, size), 0, 1) - 0.5)) / math.tanh(steepness / 2)
 
 
 def _marker(size, display):
