@@ -24,8 +24,8 @@ class ImagePool(keras.layers.Layer):
         [N, H, W, C], of which each is one of `images` or of the pool. No gradient passes.
     """
 
-    def __init__(self, size=50, seed=0, **kwargs):
-        super().__init__(trainable=False, **kwargs)
+    def __init__(self, size=50, seed=0, trainable=False, **kwargs):
+        super().__init__(trainable=trainable, **kwargs)
         if size < 0:
             raise ValueError(f"the pool's size must be at least 0, got {size}")
         self.size = size

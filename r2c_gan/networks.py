@@ -49,7 +49,7 @@ def build_generator(method="operational", q=3, channels=3, filters=64, num_class
     Raises:
         ValueError: if the method is unknown or a number is out of its range.
     """
-    _check(method=method, q=q, channels=channels, filters=filters)
+    _check(method=method, q=q, channels=channels, filters=filters, num_classes=num_classes)
     with _policy(dtype):
         inputs = keras.Input((None, None, channels), name="image")
         build = _convolutional_generator if method == "convolutional" else _light_generator

@@ -1,0 +1,131 @@
+"""Every loss by hand, and how the terms add up."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from r2c_gan import losses
+from r2c_gan.losses import LossWeights
+
+CLASSES = ("class_a2b", "class_b2a", "class_a2b2a", "class_b2a2b", "class_a2a", "class_b2b")
+TERMS = {
+    "adversarial_a2b": 1.0,
+    "adversarial_b2a": 2.0,
+    "cycle_a": 4.0,
+    "cycle_b": 8.0,
+    "identity_a": 16.0,
+    "identity_b": 32.0,
+    **{name: 64.0 * 2**index for index, name in enumerate(CLASSES)},
+}
+
+
+def test_distances_are_means_of_absolute_differences():
+    image = np.array([0.5, -1.0, 0.0, 1.0], "float32").reshape(1, 2, 2, 1)
+    other = np.array([0.0, 1.0, 0.25, 1.0], "float32").reshape(1, 2, 2, 1)
+    for loss in (losses.mean_absolute_error, losses.cycle_consistency_loss, losses.identity_loss):
+        assert float(loss(image, other)) == pytest.approx((0.5 + 2 + 0.25 + 0) / 4)
+        assert float(loss(image, image)) == 0
+
+
+def test_least_squares_losses():
+    logits = np.array([0.0, 1.0, 3.0, -1.0], "float32").reshape(1, 2, 2, 1)
+    assert float(losses.generator_adversarial_loss(logits)) == pytest.approx((1 + 0 + 4 + 4) / 4)
+    assert float(losses.discriminator_real_loss(logits)) == pytest.approx((1 + 0 + 4 + 4) / 4)
+    assert float(losses.discriminator_fake_loss(logits)) == pytest.approx((0 + 1 + 9 + 1) / 4)
+
+
+def test_classification_is_the_mean_cross_entropy():
+    labels = np.array([[1, 0], [0, 1], [0, 1]], "float32")
+    probabilities = np.array([[0.25, 0.75], [0.5, 0.5], [0.1, 0.9]], "float32")
+    expected = -(math.log(0.25) + math.log(0.5) + math.log(0.9)) / 3
+    assert float(losses.classification_loss(labels, probabilities)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_classification_stays_finite_at_certainty():
+    wrong = float(losses.classification_loss([[1.0, 0.0]], [[0.0, 1.0]]))
+    assert wrong == pytest.approx(-math.log(1e-7), rel=1e-3)
+    assert float(losses.classification_loss([[0.0, 1.0]], [[0.0, 1.0]])) == pytest.approx(0, abs=1e-6)
+
+
+def test_losses_are_float32_whatever_they_are_fed():
+    image = tf.constant(np.linspace(-1, 1, 4096).reshape(1, 64, 64, 1), "bfloat16")
+    for value in (
+        losses.mean_absolute_error(image, -image),
+        losses.generator_adversarial_loss(image),
+        losses.discriminator_real_loss(image),
+        losses.discriminator_fake_loss(image),
+        losses.classification_loss([[1.0, 0.0]], tf.constant([[0.5, 0.5]], "bfloat16")),
+    ):
+        assert value.dtype == "float32"
+    # A mean over 4096 bfloat16 numbers, taken in bfloat16, would be off by much more.
+    exact = np.mean(2 * np.abs(image.numpy().astype("float64")))
+    assert float(losses.mean_absolute_error(image, -image)) == pytest.approx(exact, rel=1e-5)
+
+
+def test_total_by_hand():
+    total = losses.generator_loss(TERMS, LossWeights(cycle=3.0, identity=0.5, classification=0.25))
+    assert float(total) == 1 + 2 + 3 * (4 + 8) + 0.5 * (16 + 32) + 0.25 * 64 * 63
+
+
+def test_discriminator_total_is_the_plain_sum():
+    terms = {
+        "discriminator_a_real": 1.0,
+        "discriminator_a_fake": 2.0,
+        "discriminator_b_real": 4.0,
+        "discriminator_b_fake": 8.0,
+    }
+    assert float(losses.discriminator_loss(terms)) == 15  # the authors do not halve it
+
+
+def authors_total(terms, cycle, identity):
+    """The authors' formula: fixed class weights, two of them tied to the other weights."""
+    return (
+        terms["adversarial_a2b"]
+        + terms["adversarial_b2a"]
+        + cycle * (terms["cycle_a"] + terms["cycle_b"])
+        + identity * (terms["identity_a"] + terms["identity_b"])
+        + 0.1 * (terms["class_a2b"] + terms["class_b2a"])
+        + 0.01 * cycle * (terms["class_a2b2a"] + terms["class_b2a2b"])
+        + 0.02 * identity * (terms["class_a2a"] + terms["class_b2b"])
+    )
+
+
+def test_defaults_are_the_authors():
+    assert LossWeights() == LossWeights(cycle=10.0, identity=5.0, classification=0.1)
+    assert losses.generator_loss(TERMS, LossWeights()) == pytest.approx(authors_total(TERMS, 10, 5), rel=1e-12)
+
+
+def test_authors_formula_gives_the_recorded_totals():
+    """What `authors_total` says is what their code computed: the oracle of the test above, checked."""
+    golden = json.loads((Path(__file__).parent / "golden" / "reference.json").read_text())
+    for record in golden.values():
+        for terms in record["losses"]:
+            ours = losses.generator_loss(terms, LossWeights())
+            assert ours == pytest.approx(terms["generator_loss"], rel=1e-6)
+            assert losses.discriminator_loss(terms) == pytest.approx(terms["discriminator_loss"], rel=1e-6)
+
+
+def test_weights_do_not_reach_across_families():
+    """In the authors' code another cycle or identity weight changed the weight of the classification too."""
+
+    def share(names, weights):
+        without = {name: 0.0 if name in names else value for name, value in TERMS.items()}
+        return losses.generator_loss(TERMS, weights) - losses.generator_loss(without, weights)
+
+    for weights in (LossWeights(cycle=0.0), LossWeights(identity=0.0), LossWeights(cycle=99.0, identity=7.0)):
+        assert share(CLASSES, weights) == pytest.approx(share(CLASSES, LossWeights()), rel=1e-9)
+    doubled = LossWeights(classification=0.2)
+    assert share(CLASSES, doubled) == pytest.approx(2 * share(CLASSES, LossWeights()), rel=1e-9)
+    others = set(TERMS) - set(CLASSES)
+    assert share(others, doubled) == pytest.approx(share(others, LossWeights()), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["cycle", "identity", "classification"])
+@pytest.mark.parametrize("value", [-0.1, float("nan")])
+def test_bad_weights_are_named(name, value):
+    with pytest.raises(ValueError, match=name):
+        LossWeights(**{name: value})
