@@ -27,7 +27,7 @@ def run(main, usage):
         return main()
 
     try:
-        app.run(guarded, flags_parser=_parse)
+        app.run(guarded, flags_parser=lambda arguments: _parse(arguments, usage))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
@@ -36,7 +36,13 @@ def run(main, usage):
         sys.exit(130)
 
 
-def _parse(arguments):
+def _parse(arguments, usage):
+    if {"--help", "-help", "-h", "--helpshort"} & set(arguments[1:]):
+        # absl shows the flags of the module that was started, which for an installed program is a script with none.
+        print(usage.strip() + "\n\nFlags:\n")
+        for module in sorted(filter(_is_ours, flags.FLAGS.flags_by_module_dict())):
+            print(flags.FLAGS.module_help(module).partition("\n")[2])
+        sys.exit(0)
     try:
         return flags.FLAGS(arguments)
     except flags.Error as error:
