@@ -41,7 +41,7 @@ def _parse(arguments, usage):
         # absl shows the flags of the module that was started, which for an installed program is a script with none.
         print(usage.strip() + "\n\nFlags:\n")
         for module in sorted(filter(_is_ours, flags.FLAGS.flags_by_module_dict())):
-            print(flags.FLAGS.module_help(module).partition("\n")[2])
+            print(flags.FLAGS.module_help(module).strip().partition("\n")[2])
         sys.exit(0)
     try:
         return flags.FLAGS(arguments)
