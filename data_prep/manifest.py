@@ -1,0 +1,63 @@
+"""What every program that makes a datasets folder shares: the columns of its manifest and the folder made at once."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from r2c_gan.errors import UserError
+
+MANIFEST_FILE = "manifest.csv"
+COLUMNS = (
+    "file",  # relative to the datasets folder; empty: the original was left out
+    "sha256",  # of that file
+    "phash",  # perceptual hash of the radiograph before any degradation, see data_prep.duplicates
+    "label",
+    "source",
+    "patient",  # or "unknown"
+    "view",  # or "unknown"
+    "quality",  # score of that file in [0, 1], see data_prep.quality
+    "domain",  # A, B, or A_reference for the clean twin of an image of A
+    "split",  # train, val or test
+    "parameters",  # JSON: what degraded the image
+    "original",  # where it came from, relative to the source
+    "left_out",  # why it is not in the folder
+)
+UNKNOWN = "unknown"
+
+
+@contextlib.contextmanager
+def new_folder(path, overwrite=False):
+    """Yields a temporary folder beside `path` and renames it to `path` if the block succeeds.
+
+    Args:
+        path: the folder to make; it may exist if it is empty.
+        overwrite: replace a folder that a program of this package wrote: one with a `manifest.csv` and a `flags.txt`.
+
+    Raises:
+        UserError: if `path` holds something that may not be replaced, or cannot be written.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"--output_dir={path}: is a file; give a folder")
+    if path.is_dir() and any(path.iterdir()):
+        if not overwrite:
+            raise UserError(f"--output_dir={path}: is not empty; give another folder, or --overwrite to replace it")
+        if not all((path / name).is_file() for name in (MANIFEST_FILE, "flags.txt")):
+            raise UserError(f"--output_dir={path}: is not a datasets folder made here (no manifest.csv and flags.txt)")
+    parent = path.absolute().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=parent))
+    except OSError as error:
+        raise UserError(f"--output_dir={path}: cannot be written ({error.strerror})") from error
+    try:
+        new, old = temporary / "new", temporary / "old"
+        new.mkdir()
+        yield new
+        if path.is_dir():
+            os.rename(path, old)
+        os.rename(new, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
