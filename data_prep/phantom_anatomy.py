@@ -117,13 +117,13 @@ def draw_parameters(rng):
     """Draws the sizes and habits of one patient: a JSON-able dictionary of numbers (cm, radians, shares)."""
 
     def between(low, high):
-        return float(rng.uniform(low, high))
+        return round(float(rng.uniform(low, high)), 4)
 
     def chance(share):
         return bool(rng.random() < share)
 
     def normal(mean, deviation, limit=2.0):
-        return float(mean + deviation * np.clip(rng.normal(), -limit, limit))
+        return round(float(mean + deviation * np.clip(rng.normal(), -limit, limit)), 4)
 
     female = chance(0.5)
     return {

@@ -24,12 +24,12 @@ from absl import flags
 from tqdm import tqdm
 
 from data_prep import phantom_anatomy as anatomy
+from data_prep.degradations import SEVERITIES, degrade
 from r2c_gan import files, images
 from r2c_gan.cli import program
 from r2c_gan.errors import UserError
 
 LABELS = ("control", "covid")
-SEVERITIES = ("mild", "moderate", "severe")
 MIN_SIZE, MAX_SIZE = 32, 2048
 COLUMNS = ("file", "sha256", "label", "source", "patient", "view", "domain", "split", "seed", "phantom", "degradation")
 
@@ -119,12 +119,16 @@ def _ground_glass(canvas, chest, patient, rng):
             wide, tall, strength = rng.uniform(1.4, 3.0), rng.uniform(1.7, 4.0), rng.uniform(0.65, 1.0)
             distance = np.square((canvas.x - x) / wide) + np.square((canvas.y - y) / tall)
             clear *= 1 - strength * np.exp(-0.5 * distance)
-            patches.append({"x": x, "y": float(y), "width": wide, "height": tall, "strength": strength})
+            patches.append({"x": x, "y": y, "width": wide, "height": tall, "strength": strength})
     water = rng.uniform(6.5, 9.0)
     patchy = 0.8 + 0.4 * anatomy.texture(canvas, rng, (8, 16, 32, 64), 0.65)
     opacity = water * np.maximum((1 - clear) * np.clip(patchy, 0.3, 1.4) - 0.15, 0)
     opacity = np.minimum(opacity, 0.85 * chest.air) * np.clip(2 * chest.lungs - 0.5, 0, 1)
-    return opacity.astype(np.float32), [{**patch, "water": water} for patch in patches]
+    return opacity.astype(np.float32), [_recorded({**patch, "water": water}) for patch in patches]
+
+
+def _recorded(parameters):
+    return {name: round(float(value), 4) for name, value in parameters.items()}
 
 
 def _draw_display(rng):
@@ -141,7 +145,7 @@ def _draw_display(rng):
         "marker_y": rng.uniform(0.05, 0.14),
         "marker_height": rng.uniform(0.035, 0.05),
     }
-    return {**drawn, "marker": ("R", "L", "")[rng.choice(3, p=(0.2, 0.2, 0.6))]}
+    return {**_recorded(drawn), "marker": ("R", "L", "")[rng.choice(3, p=(0.2, 0.2, 0.6))]}
 
 
 def _radiograph(canvas, chest, opacity, display, size):
@@ -246,7 +250,10 @@ def write_dataset(folder, phantoms, workers=1):
             written = pool.map(_write_patient, jobs, chunksize=8)
         else:
             written = map(_write_patient, jobs)
-        rows = [row for group in tqdm(written, "phantoms", len(jobs), unit="image") for row in group]
+        try:
+            rows = [row for group in tqdm(written, "phantoms", len(jobs), unit="patient") for row in group]
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise UserError(f"--workers={workers}: a process was killed, for want of memory? give fewer") from error
     files.write_csv(Path(folder) / "manifest.csv", rows, COLUMNS)
     return rows
 
@@ -254,16 +261,13 @@ def write_dataset(folder, phantoms, workers=1):
 def _write_patient(job):
     """Writes the files of one patient and returns their rows of the manifest."""
     folder, phantoms, number, split, domain, label = job
-    # Imported here so that a phantom can be made without the degradations.
-    from data_prep.degradations import degrade
-
     for_phantom, for_degradation = np.random.SeedSequence(phantoms.seed, spawn_key=(number,)).spawn(2)
     phantom = make_phantom(np.random.default_rng(for_phantom), phantoms.size, label)
     patient = f"p{number:05d}"
     name = f"{label}_{patient}.png"
     image, degradation = phantom.image, None
     if domain == "A":
-        image, degradation = degrade(image, np.random.default_rng(for_degradation), severity=phantoms.severity)
+        image, degradation = degrade(image, np.random.default_rng(for_degradation), phantoms.severity)
     outputs = [(f"{split}{domain}", domain, image, degradation)]
     if (split, domain) == ("test", "A"):
         outputs.append(("testA_reference", "A_reference", phantom.image, None))
