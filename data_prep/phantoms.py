@@ -174,7 +174,7 @@ def _marker(size, display):
     layer = np.zeros((size, size), np.uint8)
     letter = display["marker"]
     if letter:
-        font, thickness = cv2.FONT_HERSHEY_SIMPLEX, max(1, round(0.007 * size))
+        font, thickness = cv2.FONT_HERSHEY_SIMPLEX, max(1, round(0.009 * size))
         scale = display["marker_height"] * size / 21  # the capitals of this font are 21 units high
         width = cv2.getTextSize(letter, font, scale, thickness)[0][0]
         x = display["marker_x"] * size

@@ -123,8 +123,8 @@ def test_anatomy_varies():
 def test_the_marker_is_white_and_on_its_own_side():
     seen = set()
     for seed in SEEDS:
-        letter = (phantom := make(seed, 96)).parameters["display"]["marker"]
-        corners = {"R": phantom.image[4:21, 1:18], "L": phantom.image[4:21, -18:-1]}
+        letter = (phantom := make(seed, 128)).parameters["display"]["marker"]
+        corners = {"R": phantom.image[5:28, 2:24], "L": phantom.image[5:28, -24:-2]}
         if letter:
             assert corners[letter].max() > 0.8
             seen.add(letter)
