@@ -277,7 +277,7 @@ def write_image(path, image, bits=8):
     if Path(path).suffix.lower() != ".png":
         raise ValueError(f"{path}: images are written as .png")
     pixels = to_uint(image, bits)
-    if pixels.ndim not in (2, 3) or pixels.ndim == 3 and pixels.shape[-1] not in (1, 3):
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] not in (1, 3)):
         raise ValueError(f"an image has shape [H, W], [H, W, 1] or [H, W, 3], not {list(pixels.shape)}")
     if pixels.ndim == 3 and pixels.shape[-1] == 3:
         pixels = np.ascontiguousarray(pixels[..., ::-1])
