@@ -12,6 +12,7 @@ what it would have seen without the interruption.
 import csv
 import dataclasses
 import functools
+import io
 import warnings
 from pathlib import Path
 
@@ -82,19 +83,24 @@ def read_domain(folder, limit=None):
 
 
 def _labels_from_file(labels_file, folder, files):
+    try:
+        text = labels_file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{labels_file}: not UTF-8 text ({error})") from error
+    except OSError as error:
+        raise UserError(f"{labels_file}: cannot be read ({error.strerror})") from error
     known = {}
-    with labels_file.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if not {"file", "label"} <= set(reader.fieldnames or ()):
-            raise UserError(f"{labels_file}: its first line must name the columns file,label")
-        for row in reader:
-            where = f"{labels_file}, line {reader.line_num}"
-            path = labels_file.parent / (row["file"] or "")
-            if not path.is_relative_to(folder):
-                continue
-            if path in known:
-                raise UserError(f"{where}: {row['file']} has a label already")
-            known[path] = _label_of(row["label"] or "", where)
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    if not {"file", "label"} <= set(reader.fieldnames or ()):
+        raise UserError(f"{labels_file}: its first line must name the columns file,label")
+    for row in reader:
+        where = f"{labels_file}, line {reader.line_num}"
+        path = labels_file.parent / (row["file"] or "")
+        if not path.is_relative_to(folder):
+            continue
+        if path in known:
+            raise UserError(f"{where}: {row['file']} has a label already")
+        known[path] = _label_of(row["label"] or "", where)
     unlabelled = [file for file in files if file not in known]
     if unlabelled:
         raise UserError(f"{unlabelled[0]}: has no label in {labels_file} ({len(unlabelled)} such files)")

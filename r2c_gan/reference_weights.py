@@ -125,7 +125,7 @@ def read_authors_checkpoint(folder):
             for theirs, ours in NETWORKS.items()
         }
         epoch = int(reader.get_tensor("ep_cnt" + _VALUE)) if "ep_cnt" in keys else 0
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except (tf.errors.OpError, IndexError, ValueError, RuntimeError) as error:  # IndexError: a truncated data file
         raise UserError(f"{prefix}: not a readable TensorFlow checkpoint ({str(error).splitlines()[0]})") from error
     missing = [theirs for theirs, ours in NETWORKS.items() if not networks[ours]]
     if missing:

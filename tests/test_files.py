@@ -1,0 +1,126 @@
+"""Writing files whole or not at all."""
+
+import csv
+import hashlib
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from r2c_gan import files
+from r2c_gan.errors import UserError
+
+
+def listing(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_appears_when_the_block_ends(tmp_path):
+    path = tmp_path / "new" / "folder" / "a.tar.gz"
+    with files.atomic_path(path) as temporary:
+        temporary.write_text("whole")
+        assert not path.exists()
+        assert temporary.parent == path.parent  # a rename is atomic within one file system only
+        assert temporary.name.endswith(".tar.gz")
+        assert temporary.name.startswith(".")
+    assert path.read_text() == "whole"
+    assert listing(path.parent) == ["a.tar.gz"]
+
+
+def test_a_failing_block_changes_nothing(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("before")
+    with pytest.raises(RuntimeError, match="half way"), files.atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("half way")
+    assert path.read_text() == "before"
+    assert listing(tmp_path) == ["a.txt"]
+
+
+def test_a_file_is_replaced(tmp_path):
+    path = tmp_path / "a.txt"
+    for text in ("one", "two"):
+        files.write_text(path, text)
+    assert path.read_text() == "two"
+    assert listing(tmp_path) == ["a.txt"]
+
+
+def test_permissions_are_those_of_any_other_file(tmp_path):
+    program = "from r2c_gan import files; files.write_text('a.txt', '')"
+    environment = {**os.environ, "PYTHONPATH": str(Path(files.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, umask=0o027, check=True)
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o640
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/a\.txt: cannot be written"):
+        files.write_text(tmp_path / "file" / "a.txt", "")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=r"folder: cannot be written"):
+        files.write_text(tmp_path / "folder", "")
+    assert listing(tmp_path) == ["file", "folder"]
+
+
+def test_a_full_disk_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"a\.txt: cannot be written \(No space left on device\)"):
+        with files.atomic_path(tmp_path / "a.txt") as temporary:
+            raise OSError(28, "No space left on device", str(temporary))
+    assert listing(tmp_path) == []
+
+
+def test_an_error_about_another_file_passes_through(tmp_path):
+    with pytest.raises(FileNotFoundError), files.atomic_path(tmp_path / "a.txt"):
+        (tmp_path / "missing").read_text()
+
+
+def test_json_round_trip(tmp_path):
+    value = {"a": [1, 2.5, None, True], "é": "ü"}
+    files.write_json(tmp_path / "a.json", value)
+    assert files.read_json(tmp_path / "a.json") == value
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == value
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_json_without_nan(tmp_path, value):
+    files.write_json(tmp_path / "a.json", 1)
+    with pytest.raises(ValueError, match="JSON"):
+        files.write_json(tmp_path / "a.json", {"loss": value})
+    assert files.read_json(tmp_path / "a.json") == 1
+
+
+def test_json_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"a\.json: no such file"):
+        files.read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(UserError, match=r"a\.json: not a readable JSON file"):
+        files.read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"a\.json: not a readable JSON file"):
+        files.read_json(tmp_path / "a.json")
+
+
+def test_csv(tmp_path):
+    rows = [{"a": 1, "b": "with, comma"}, {"a": 2.5}, {"a": None, "b": 'a "quote"'}]
+    files.write_csv(tmp_path / "a.csv", rows, ["a", "b"])
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file)) == [["a", "b"], ["1", "with, comma"], ["2.5", ""], ["", 'a "quote"']]
+
+
+def test_a_failing_csv_changes_nothing(tmp_path):
+    files.write_csv(tmp_path / "a.csv", [{"a": 1}], ["a"])
+    before = (tmp_path / "a.csv").read_bytes()
+    with pytest.raises(ValueError, match="not in fieldnames"):
+        files.write_csv(tmp_path / "a.csv", [{"a": 1}, {"b": 2}], ["a"])
+    assert (tmp_path / "a.csv").read_bytes() == before
+    assert listing(tmp_path) == ["a.csv"]
+
+
+def test_sha256(tmp_path):
+    data = bytes(range(256)) * 9999
+    (tmp_path / "a").write_bytes(data)
+    assert files.sha256(tmp_path / "a") == hashlib.sha256(data).hexdigest()
