@@ -115,7 +115,7 @@ def test_a_failing_save_leaves_what_was_there(run, monkeypatch):
 
     monkeypatch.setattr(model, "save_weights", save_half)
     for epoch in (3, 4):
-        with pytest.raises(UserError, match="cannot be written.*No space left"):
+        with pytest.raises(UserError, match=r"cannot be written.*No space left"):
             checkpoints.save_checkpoint(folder, model, epoch, step=40)
     assert {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()} == before
 
@@ -129,7 +129,7 @@ def test_selecting(tmp_path):
 def test_selecting_without_validation(tmp_path):
     plant(tmp_path, 1, 2)
     assert checkpoints.select(tmp_path).epoch == 2
-    with pytest.raises(UserError, match="no best checkpoint.*valA"):
+    with pytest.raises(UserError, match=r"no best checkpoint.*valA"):
         checkpoints.select(tmp_path, "best")
 
 

@@ -67,9 +67,9 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_a_full_disk_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"a\.txt: cannot be written \(No space left on device\)"):
-        with files.atomic_path(tmp_path / "a.txt") as temporary:
-            raise OSError(28, "No space left on device", str(temporary))
+    message = r"a\.txt: cannot be written \(No space left on device\)"
+    with pytest.raises(UserError, match=message), files.atomic_path(tmp_path / "a.txt") as temporary:
+        raise OSError(28, "No space left on device", str(temporary))
     assert listing(tmp_path) == []
 
 
