@@ -18,6 +18,7 @@ from pathlib import Path
 from r2c_gan import files
 from r2c_gan.errors import UserError
 from r2c_gan.model import R2CGAN
+from r2c_gan.optimizers import Adam
 from r2c_gan.reference_weights import assign_reference_weights, read_authors_checkpoint
 
 __all__ = [
@@ -176,7 +177,9 @@ def load_weights(model, checkpoint):
 
 
 def load_model(run, which="auto"):
-    """Rebuilds the model of a run, not compiled, from a checkpoint that `select` chooses.
+    """Rebuilds the model of a run, for inference, from a checkpoint that `select` chooses.
+
+    Where the run kept moving averages of the weights (`--ema_decay`), the restorer has these.
 
     Returns:
         (the `R2CGAN`, the `Checkpoint`).
@@ -187,7 +190,12 @@ def load_model(run, which="auto"):
     config = read_config(run)
     checkpoint = select(run, which)
     model = R2CGAN(**config["model"])
+    if config["training"].get("ema_decay"):
+        model.compile(Adam(use_ema=True, ema_momentum=config["training"]["ema_decay"]))
     load_weights(model, checkpoint)
+    averages = model.averaged_restorer_weights()
+    if averages is not None:
+        model.restorer.set_weights(averages)
     return model, checkpoint
 
 

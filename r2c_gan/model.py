@@ -134,6 +134,17 @@ class R2CGAN(keras.Model):
     def discriminator_variables(self):
         return self.discriminator_a.trainable_variables + self.discriminator_b.trainable_variables
 
+    def averaged_restorer_weights(self):
+        """The moving averages of the restorer's weights that the generator optimizer keeps, or None if it keeps none.
+
+        An `r2c_gan.optimizers.Adam` keeps them if it was made with `use_ema=True`; `ema_momentum` is the decay a step.
+        """
+        averages = getattr(self.generator_optimizer, "averages", None) if self.compiled else None
+        if averages is None:
+            return None
+        # The optimizer's variables are the restorer's, then the degrader's.
+        return [ops.convert_to_numpy(average) for average in averages[: len(self.restorer.trainable_variables)]]
+
     @property
     def metrics(self):
         return list(self.means.values())

@@ -24,3 +24,14 @@ class Adam(keras.optimizers.Adam):
     def update_step(self, gradient, variable, learning_rate):
         multiplier = self._multipliers[self._get_variable_index(variable)]
         super().update_step(gradient, variable, learning_rate * multiplier)
+
+    @property
+    def averages(self):
+        """The moving averages of the variables that it was built with, in their order; None without `use_ema`."""
+        return self._model_variables_moving_average if self.use_ema else None
+
+    def finalize_variable_values(self, var_list):
+        """Leaves the variables as they are at the end of `fit`; Keras would overwrite them with the averages.
+
+        The averages are for evaluation; a training that is resumed goes on from the weights themselves.
+        """

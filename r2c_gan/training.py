@@ -15,7 +15,7 @@ from r2c_gan.errors import UserError
 from r2c_gan.evaluation import Evaluation
 from r2c_gan.losses import LossWeights
 from r2c_gan.model import R2CGAN
-from r2c_gan.networks import GENERATOR_STRIDE, METHODS
+from r2c_gan.networks import GENERATOR_STRIDE, METHODS, build_generator
 from r2c_gan.optimizers import Adam
 from r2c_gan.restoration import Restorer
 from r2c_gan.schedules import LinearDecay
@@ -41,6 +41,8 @@ class TrainingConfig:
         cycle_loss_weight, identity_loss_weight, class_loss_weight: as in `LossWeights`.
         pool_size: generated images kept for each discriminator.
         seed: of weights, order, augmentation and pools.
+        ema_decay: not in the paper: decay a step of a moving average of the generators' weights, which validation,
+            evaluation and export then use; 0 for none.
         precision: "float32" or "mixed_bfloat16" (float32 weights and losses, bfloat16 convolutions).
         deterministic: whether TensorFlow must use deterministic operations.
         limit_train_images: images of each training domain that are used; 0 for all.
@@ -67,6 +69,7 @@ class TrainingConfig:
     class_loss_weight: float = 0.1
     pool_size: int = 50
     seed: int = 0
+    ema_decay: float = 0.0
     precision: str = "float32"
     deterministic: bool = True
     limit_train_images: int = 0
@@ -108,8 +111,9 @@ class TrainingConfig:
         ):
             if not getattr(self, name) >= 0:
                 raise UserError(f"--{name}={getattr(self, name)}: must be at least 0")
-        if not 0 <= self.beta_1 < 1:
-            raise UserError(f"--beta_1={self.beta_1}: must be in [0, 1)")
+        for name in ("beta_1", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"--{name}={getattr(self, name)}: must be in [0, 1)")
         stride = GENERATOR_STRIDE[self.method]
         if self.crop_size % stride:
             raise UserError(f"--crop_size={self.crop_size}: must be a multiple of {stride} for --method={self.method}")
@@ -127,13 +131,14 @@ class TrainingConfig:
         }
 
 
-def train(config):
+def train(config, begin=lambda: None):
     """Trains an R2C-GAN, or goes on with a run that was interrupted, from its last checkpoint.
 
     In deterministic mode, an interrupted and resumed run equals an uninterrupted one bit for bit.
 
     Args:
         config: a `TrainingConfig`.
+        begin: called once settings, data and run folder have been found usable, before anything is written.
 
     Returns:
         The dictionary that is written to `result.json`.
@@ -164,11 +169,14 @@ def train(config):
     steps = stream.steps_per_epoch
     model = R2CGAN(**config.model_config(), dtype=config.precision)
     schedules = [LinearDecay(config.lr, config.epochs * steps, config.epoch_decay * steps) for _ in range(2)]
+    average = {"use_ema": True, "ema_momentum": config.ema_decay} if config.ema_decay else {}
     model.compile(
-        *(Adam(schedule, beta_1=config.beta_1) for schedule in schedules),
+        Adam(schedules[0], beta_1=config.beta_1, **average),
+        Adam(schedules[1], beta_1=config.beta_1),
         LossWeights(config.cycle_loss_weight, config.identity_loss_weight, config.class_loss_weight),
     )
     initial_epoch = _resume(run, model, steps)
+    begin()
     checkpoints.write_config(run, config.model_config(), dataclasses.asdict(config))
     if initial_epoch < config.epochs:
         _fit(config, model, stream, validation, schedules[0], initial_epoch)
@@ -237,9 +245,16 @@ def _validator(config, model, validation):
     if validation is None:
         return None
     reference = Path(config.datasets_dir) / "valA_reference"
+    restorer = Restorer.of_model(model)
+    averaged = None
+    if config.ema_decay:
+        averaged = build_generator(config.method, config.q, config.channels, config.filters)
+        restorer = Restorer(averaged.predict_on_batch, restorer.size, restorer.channels, restorer.stride)
 
     def validate():
-        result = Evaluation(Restorer.of_model(model), validation, reference if reference.is_dir() else None)
+        if averaged is not None:
+            averaged.set_weights(model.averaged_restorer_weights())
+        result = Evaluation(restorer, validation, reference if reference.is_dir() else None)
         classification, restoration = result.classification(), result.restoration()
         measures = {name: classification[name] for name in ("accuracy", "sensitivity", "specificity", "f1", "auroc")}
         return {**measures, **{name: restoration[name]["mean"] for name in restoration}}

@@ -40,7 +40,7 @@ def main():
         raise UserError(f"--input={source}: no such file or folder")
     if not found:
         raise UserError(f"--input={source}: holds no image ({', '.join(images.IMAGE_SUFFIXES)})")
-    _refuse_collisions(found)
+    _refuse_collisions(found, Path(FLAGS.output))
     restorer = Restorer.load(FLAGS.model, FLAGS.checkpoint)
     rows = restore_files(restorer, found, FLAGS.output, FLAGS.iterations, lambda items: tqdm(items, "restoring"))
     program.write_flags(FLAGS.output)
@@ -52,13 +52,16 @@ def main():
     print("Research only, not for diagnosis.")
 
 
-def _refuse_collisions(found):
-    """Two inputs that differ in the suffix alone would become one PNG."""
+def _refuse_collisions(found, output):
+    """Two inputs that differ in the suffix alone would become one PNG, and an input's own folder would lose it."""
     taken = {}
+    inputs = {file.resolve() for file, _ in found}
     for file, name in found:
-        target = name.with_suffix(".png")
+        target = (output / name).with_suffix(".png")
         if target in taken:
             raise UserError(f"{file}: would overwrite the result of {taken[target]}; rename one of them")
+        if target.resolve() in inputs:
+            raise UserError(f"--output={output}: would overwrite the input {target}; give another folder")
         taken[target] = file
 
 

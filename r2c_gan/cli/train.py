@@ -35,6 +35,7 @@ flags.DEFINE_float("identity_loss_weight", 5.0, "Weight of the identity losses."
 flags.DEFINE_float("class_loss_weight", 0.1, "Weight of the six classification losses.")
 flags.DEFINE_integer("pool_size", 50, "Generated images kept for each discriminator; 0 for none.")
 flags.DEFINE_integer("seed", 0, "Seed of weights, order, augmentation and pools.")
+flags.DEFINE_float("ema_decay", 0.0, "Not in the paper: evaluate and export moving averages of the weights; try 0.998.")
 flags.DEFINE_string("precision", "float32", "float32, or mixed_bfloat16 (fast where the processor has bfloat16).")
 flags.DEFINE_bool("deterministic", True, "Use deterministic operations, so that one seed gives one result.")
 flags.DEFINE_integer("limit_train_images", 0, "Use this many images of each training domain; 0 for all.")
@@ -47,9 +48,7 @@ def main():
     from r2c_gan.training import TrainingConfig, train
 
     config = TrainingConfig(**{field.name: FLAGS[field.name].value for field in dataclasses.fields(TrainingConfig)})
-    config.check()
-    program.write_flags(config.output_dir)
-    result = train(config)
+    result = train(config, begin=lambda: program.write_flags(config.output_dir))
     print(
         f"{result['epochs']} epochs, {result['steps']} steps, {result['training_seconds']:.0f} s -> {config.output_dir}"
     )
