@@ -20,6 +20,7 @@ from r2c_gan.errors import UserError
 from r2c_gan.model import R2CGAN
 from r2c_gan.optimizers import Adam
 from r2c_gan.reference_weights import assign_reference_weights, read_authors_checkpoint
+from r2c_gan.schedules import LinearDecay
 
 __all__ = [
     "Checkpoint",
@@ -189,9 +190,14 @@ def load_model(run, which="auto"):
     """
     config = read_config(run)
     checkpoint = select(run, which)
-    model = R2CGAN(**config["model"])
+    try:
+        model = R2CGAN(**config["model"])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{Path(run) / CONFIG}: describes no model of this version ({error})") from error
     if config["training"].get("ema_decay"):
-        model.compile(Adam(use_ema=True, ema_momentum=config["training"]["ema_decay"]))
+        # Optimizers of the form that was trained, or their state would not fit; the rate itself does not matter.
+        rate = LinearDecay(0.0, total_steps=1, decay_start=1)
+        model.compile(Adam(rate, use_ema=True, ema_momentum=config["training"]["ema_decay"]), Adam(rate))
     load_weights(model, checkpoint)
     averages = model.averaged_restorer_weights()
     if averages is not None:
