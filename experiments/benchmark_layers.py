@@ -4,8 +4,8 @@
 
 Each form convolves the same powers with the same weights: "concatenated" once over all of them, "summed" once for each.
 The layers measured are those of the paper's networks at a training size. A step is a forward and a backward pass; the
-two forms take turns, and the figure to read is the ratio of their medians. Peak memory is that of a fresh process, TensorFlow
-included, that does nothing else.
+two forms take turns, and the figure to read is the ratio of their medians. Peak memory is that of a fresh process,
+TensorFlow included, that does nothing else.
 """
 
 import json

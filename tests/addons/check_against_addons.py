@@ -56,9 +56,7 @@ def main():
     largest = 0.0
     for case, reference in cases.items():
         differences = compare(reference)
-        print(
-            f"{case:16}{str(reference['x'].shape):20}" + "".join(f"{differences[column]:16.1e}" for column in columns)
-        )
+        print(f"{case:16}{reference['x'].shape!s:20}" + "".join(f"{differences[column]:16.1e}" for column in columns))
         largest = max([largest, *differences.values()], key=lambda value: (np.isnan(value), value))
     verdict = largest <= TOLERANCE  # false for NaN
     print(f"largest difference {largest:.1e}, tolerance {TOLERANCE:.0e}: {'agreement' if verdict else 'DISAGREEMENT'}")
