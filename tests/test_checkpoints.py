@@ -15,8 +15,10 @@ from r2c_gan.errors import UserError
 from r2c_gan.layers import OperationalConv2DTranspose
 from r2c_gan.model import R2CGAN
 from r2c_gan.networks import METHODS, build_discriminator, build_generator
+from r2c_gan.optimizers import Adam
 from r2c_gan.reference_weights import assign_reference_weights, read_authors_checkpoint
 from r2c_gan.restoration import Restorer
+from r2c_gan.schedules import LinearDecay
 
 
 def model_config(**changes):
@@ -184,6 +186,30 @@ def test_weights_without_optimizers_cannot_go_on_training(tmp_path):
     model.compile()
     with pytest.raises(UserError, match="does not fit this model"):
         checkpoints.load_weights(model, checkpoint)
+
+
+def test_a_run_with_moving_averages_restores_with_these(tmp_path):
+    model = R2CGAN(**model_config(pool_size=0))
+    schedule = LinearDecay(0.05, total_steps=9, decay_start=9)
+    model.compile(Adam(schedule, use_ema=True, ema_momentum=0.5), Adam(schedule))
+    one_hot = np.eye(2, dtype="float32")
+    seen = []
+    for _ in range(3):
+        model.train_step(((images(), one_hot), (images()[::-1], one_hot)))
+        seen.append(model.restorer.get_weights())
+    expected = [0.25 * first + 0.25 * second + 0.5 * third for first, second, third in zip(*seen, strict=True)]
+    checkpoints.write_config(tmp_path, model.config, {"ema_decay": 0.5})
+    checkpoints.save_checkpoint(tmp_path, model, epoch=1, step=3)
+    loaded, checkpoint = checkpoints.load_model(tmp_path)
+    for average, by_hand, last in zip(loaded.restorer.get_weights(), expected, seen[-1], strict=True):
+        np.testing.assert_allclose(average, by_hand, atol=1e-5)
+        assert not np.allclose(average, last, atol=1e-4)
+    # A training that is resumed goes on from the weights themselves.
+    resumed = R2CGAN(**model_config(pool_size=0))
+    resumed.compile(Adam(schedule, use_ema=True, ema_momentum=0.5), Adam(schedule))
+    checkpoints.load_weights(resumed, checkpoint)
+    for weights, last in zip(resumed.restorer.get_weights(), seen[-1], strict=True):
+        np.testing.assert_array_equal(weights, last)
 
 
 def test_config_round_trip(tmp_path):

@@ -81,6 +81,24 @@ def test_bias_is_the_sum_of_q_biases_that_keras_adam_trains():
     )
 
 
+def test_moving_averages():
+    """The first step's weights, then decay * average + (1 - decay) * weights; the weights themselves are left alone."""
+    variable = keras.Variable(np.zeros(3, "float32"))
+    optimizer = Adam(0.1, use_ema=True, ema_momentum=0.75)
+    optimizer.build([variable])
+    average = None
+    for step in range(5):
+        optimizer.apply([tf.constant([1.0, -2.0, float(step)])], [variable])
+        weights = variable.numpy()
+        average = weights if average is None else 0.75 * average + 0.25 * weights
+    (kept,) = optimizer.averages
+    np.testing.assert_allclose(kept, average, rtol=1e-5)
+    assert not np.allclose(average, weights)
+    optimizer.finalize_variable_values([variable])  # what `fit` calls at its end
+    np.testing.assert_array_equal(variable, weights)
+    assert Adam().averages is None
+
+
 def test_serialisation_keeps_its_kind():
     optimizer = Adam(0.03, beta_1=0.7)
     again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
