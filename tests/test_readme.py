@@ -1,0 +1,94 @@
+"""The README's commands and its Python are run as they are written, made small by flags added at the end."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_checkpoints import write_authors_checkpoint
+
+REPOSITORY = Path(__file__).parents[1]
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+SMALL = ["--filters=4", "--load_size=36", "--crop_size=32", "--epochs=1", "--sample_interval=0", "--pool_size=2"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
+
+
+def blocks(language):
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    return [text for name, text in fenced if name == language]
+
+
+def run(arguments, folder):
+    result = subprocess.run(arguments, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
+    assert result.returncode == 0, f"{shlex.join(map(str, arguments))}\n{result.stderr}"
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, datasets_dir):
+    """A folder in which the README's names exist."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "dataset").symlink_to(datasets_dir)
+    (folder / "radiographs").symlink_to(datasets_dir / "testA")
+    (folder / "radiograph.png").symlink_to(next((datasets_dir / "testA").glob("*.png")))
+    write_authors_checkpoint(folder / "checkpoints" / "operational", "operational", q=3, epoch=1)
+    return folder
+
+
+def test_the_programs_in_the_order_of_the_readme(place):
+    commands = [shlex.split(line, comments=True) for block in blocks("sh") for line in block.splitlines()]
+    programs = [command for command in commands if command and command[0].startswith("r2c-gan-")]
+    assert {program[0] for program in programs} >= {
+        f"r2c-gan-{name}" for name in ("train", "evaluate", "restore", "export", "import-checkpoint")
+    }
+    for name, *arguments in programs:
+        module = name.removeprefix("r2c-gan-").replace("-", "_")
+        run([sys.executable, "-m", f"r2c_gan.cli.{module}", *arguments, *(SMALL if module == "train" else [])], place)
+    assert (place / "results" / "paper" / "result.json").is_file()
+    assert (place / "restored" / "predictions.csv").is_file()
+    assert (place / "exported" / "saved_model.pb").is_file()
+    assert (place / "runs" / "authors" / "config.json").is_file()
+
+
+def test_the_python_example(place):
+    (example,) = blocks("python")
+    example = example.replace("load_size=72, crop_size=64, filters=16", "load_size=36, crop_size=32, filters=4")
+    assert "'covid'" in run([sys.executable, "-c", example], place)
+    assert (place / "restored.png").is_file()
+
+
+def test_make_commands_are_targets_and_what_ci_runs():
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    ci = (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8")
+    commands = [line.split("#")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+    makes = [command for command in commands if command.startswith("make ")]
+    assert makes == ["make quickstart", "make test"]
+    for command in makes:
+        assert f"\n{command.split()[1]}:" in makefile
+        assert command in ci
+
+
+def test_links_and_the_map_point_to_what_exists():
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
+    mapped = re.findall(r"^([a-z_]+)/  ", "\n".join(blocks("")), re.MULTILINE)
+    assert {"r2c_gan", "tests"} <= set(mapped)
+    for path in [*links, *mapped]:
+        assert (REPOSITORY / path).exists(), path
+
+
+def test_the_flags_of_the_table_have_the_defaults_it_states():
+    import dataclasses
+
+    from r2c_gan.training import TrainingConfig
+
+    defaults = {field.name: field.default for field in dataclasses.fields(TrainingConfig)}
+    rows = re.findall(r"^\| ((?:`--\w+`(?:, )?)+) \| ([^|]+) \|", README, re.MULTILINE)
+    assert len(rows) >= 8
+    for names, values in rows:
+        names = re.findall(r"--(\w+)", names)
+        values = [value.strip(" `") for value in values.split(",")]
+        for name, value in zip(names, values, strict=True):
+            assert type(defaults[name])(value) == defaults[name], name
