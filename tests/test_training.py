@@ -148,12 +148,10 @@ def test_an_epoch_reaches_every_network_optimizer_and_pool(run_dir):
 
 # --- resuming --------------------------------------------------------------------------------------------------------
 
-KILLED_AT_STEP_5 = """
+KILLED_AT_STEP_8 = """
     import os, signal, sys
-    from pathlib import Path
 
     sys.path.insert(0, sys.argv[3])
-    import keras
     from conftest import tiny_config
     from r2c_gan import callbacks, training
 
@@ -161,7 +159,7 @@ KILLED_AT_STEP_5 = """
 
     def killed(self, batch, logs=None):
         watch(self, batch, logs)
-        if int(self.model.generator_optimizer.iterations) == 5:
+        if int(self.model.generator_optimizer.iterations) == 8:
             os.kill(os.getpid(), signal.SIGKILL)
 
     callbacks.StopOnNaN.on_train_batch_end = killed
@@ -169,33 +167,26 @@ KILLED_AT_STEP_5 = """
 """
 
 
-def test_killed_and_resumed_equals_uninterrupted(run_dir, datasets_dir, tmp_path):
-    """Killed in the middle of epoch 2, in another process, and resumed in this one."""
+def test_killed_damaged_and_resumed_equals_uninterrupted(run_dir, datasets_dir, tmp_path, caplog):
+    """Killed in the middle of epoch 3, in another process; the newest checkpoint damaged; resumed in this process."""
     run, tests = tmp_path / "run", Path(__file__).parent
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests.parent), os.environ.get("PYTHONPATH", "")])}
-    program = [sys.executable, "-c", textwrap.dedent(KILLED_AT_STEP_5), datasets_dir, run, tests]
+    program = [sys.executable, "-c", textwrap.dedent(KILLED_AT_STEP_8), datasets_dir, run, tests]
     killed = subprocess.run(program, env=environment, capture_output=True, text=True)
     assert killed.returncode == -9, killed.stderr
-    assert [checkpoint.epoch for checkpoint in checkpoints.list_checkpoints(run)] == [1]
+    assert [checkpoint.epoch for checkpoint in checkpoints.list_checkpoints(run)] == [1, 2]
     assert not (run / "result.json").exists()
+    assert_same_weights(weights_file(run, 2), weights_file(run_dir, 2))  # two processes, one result
+    with weights_file(run, 2).open("r+b") as file:
+        file.truncate(5000)
     train(tiny_config(datasets_dir, run))
+    assert "epoch-00002.weights.h5: damaged" in caplog.text
     for epoch in (2, 3):
         assert_same_weights(weights_file(run, epoch), weights_file(run_dir, epoch))
     assert history(run) == history(run_dir)
     for step in (4, 8):
         name = f"samples/step-{step:07d}.png"
         assert (run / name).read_bytes() == (run_dir / name).read_bytes()
-
-
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(run_dir, copied_run, datasets_dir, caplog):
-    with weights_file(copied_run, 3).open("r+b") as file:
-        file.truncate(5000)
-    train(tiny_config(datasets_dir, copied_run))
-    assert "epoch-00003.weights.h5: damaged" in caplog.text
-    assert_same_weights(
-        weights_file(copied_run, 3), weights_file(run_dir, 3)
-    )  # trained once more, with the same result
-    assert history(copied_run) == history(run_dir)
 
 
 def test_no_sound_checkpoint_is_an_error(copied_run, datasets_dir):
@@ -267,23 +258,17 @@ def test_a_dataset_of_another_size_is_refused(copied_run, tmp_path):
         train(tiny_config(other, copied_run))
 
 
-def test_seeds_decide_and_a_run_can_grow(run_dir, datasets_dir, tmp_path):
-    """An epoch with the seed of `run_dir`, grown by another; and one with another seed."""
-    same = tmp_path / "same"
+def test_another_seed_is_another_training_and_a_run_can_grow(run_dir, datasets_dir, tmp_path):
     began = []
-    train(tiny_config(datasets_dir, same, epochs=1), begin=lambda: began.append((same / "config.json").exists()))
+    config = tiny_config(datasets_dir, tmp_path / "run", epochs=1, seed=1)
+    train(config, begin=lambda: began.append((tmp_path / "run" / "config.json").exists()))
     assert began == [False]
-    assert (
-        history(same) == history(run_dir)[:1]
-    )  # the first epoch, before the decay, does not know the number of epochs
-    (first,) = history(same)
-    assert train(tiny_config(datasets_dir, same, epochs=2))["epochs"] == 2
-    assert [row["epoch"] for row in history(same)] == ["1", "2"]
-    assert history(same)[0] == first
-    assert checkpoints.read_config(same)["training"]["epochs"] == 2
-    train(tiny_config(datasets_dir, tmp_path / "other", epochs=1, seed=1))
-    (other,) = history(tmp_path / "other")
+    (first,), (other, *_) = history(tmp_path / "run"), history(run_dir)
     assert all(other[name] != first[name] for name in ("generator_loss", "cycle_a", "class_b2b", "discriminator_loss"))
+    assert train(dataclasses.replace(config, epochs=2))["epochs"] == 2
+    assert [row["epoch"] for row in history(tmp_path / "run")] == ["1", "2"]
+    assert history(tmp_path / "run")[0] == first
+    assert checkpoints.read_config(tmp_path / "run")["training"]["epochs"] == 2
 
 
 def validated(run, datasets_dir):
@@ -301,7 +286,7 @@ def test_validation_is_the_evaluation_of_the_checkpoint(run_dir, datasets_dir):
 
 
 def test_with_moving_averages_these_are_validated(run_dir, datasets_dir, tmp_path):
-    """They change what is validated and loaded, and nothing of the training."""
+    """They change what is validated and loaded, and nothing of the training (whose first epoch knows no decay)."""
     train(tiny_config(datasets_dir, tmp_path, epochs=1, ema_decay=0.5))
     (averaged,), (plain, *_) = history(tmp_path), history(run_dir)
     assert averaged.items() - plain.items() == {item for item in averaged.items() - plain.items() if "val_" in item[0]}
