@@ -186,7 +186,7 @@ class _OperationalConv(keras.layers.Layer):
                 regularizer=self.bias_regularizer,
                 constraint=self.bias_constraint,
             )
-            self.bias.learning_rate_multiplier = self.q  # see r2c_gan.optimizers.Adam
+            self.bias.learning_rate_multiplier = self.q  # see optimizers.step_biases_as_sums
         self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: channels})
         self._form = self.form
         if self.form == "auto":

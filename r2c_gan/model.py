@@ -9,7 +9,7 @@ from r2c_gan import losses
 from r2c_gan.image_pool import ImagePool
 from r2c_gan.losses import LossWeights
 from r2c_gan.networks import build_discriminator, build_generator
-from r2c_gan.optimizers import Adam
+from r2c_gan.optimizers import Adam, step_biases_as_sums
 
 GENERATOR_TERMS = (
     "adversarial_a2b",
@@ -115,6 +115,8 @@ class R2CGAN(keras.Model):
         discriminator_optimizer = discriminator_optimizer or Adam()
         if generator_optimizer is discriminator_optimizer:
             raise ValueError("generator_optimizer and discriminator_optimizer must be two objects")
+        for optimizer in (generator_optimizer, discriminator_optimizer):
+            step_biases_as_sums(optimizer)
         super().compile(optimizer=generator_optimizer, **kwargs)
         self.discriminator_optimizer = discriminator_optimizer
         self.loss_weights = loss_weights or LossWeights()

@@ -1,29 +1,41 @@
-"""Adam, stepping the biases of operational layers as the authors' training does."""
+"""Optimizers: operational biases stepped as in the authors' training, and Adam with averages for evaluation."""
 
 import keras
 
 
-@keras.saving.register_keras_serializable("r2c_gan")
-class Adam(keras.optimizers.Adam):
-    """`keras.optimizers.Adam` that multiplies the learning rate of a variable by its `learning_rate_multiplier`.
+def step_biases_as_sums(optimizer):
+    """Makes an optimizer step the bias of an operational layer of order q as the sum of q biases.
 
     The authors' operational layer adds q convolutions that each have a bias. The q biases get the same gradient, hence
-    the same Adam steps, so their sum moves q times as fast as a single bias would. Ours has the single bias of the
-    formula and carries the multiplier q; a variable without the attribute has 1.
+    the same steps, so their sum moves q times as far as a single bias would. Ours has the single bias of the formula,
+    and with it the attribute `learning_rate_multiplier`, q, which multiplies the learning rate here.
 
-    Arguments as in `keras.optimizers.Adam`; the defaults of the learning rate and of beta_1 are the authors'.
+    Args:
+        optimizer: a `keras.optimizers.Optimizer` whose steps are proportional to the learning rate, as all of Keras'
+            are. It is changed in place; a second call changes nothing.
+    """
+    if hasattr(optimizer.update_step, "of_sums"):
+        return
+    plain = optimizer.update_step
+
+    def update_step(gradient, variable, learning_rate):
+        # TensorFlow's own variable comes in; the attribute is on the Keras one that wraps it.
+        kept = optimizer._trainable_variables[optimizer._get_variable_index(variable)]
+        plain(gradient, variable, learning_rate * getattr(kept, "learning_rate_multiplier", 1))
+
+    update_step.of_sums = True
+    optimizer.update_step = update_step
+
+
+@keras.saving.register_keras_serializable("r2c_gan")
+class Adam(keras.optimizers.Adam):
+    """`keras.optimizers.Adam` with the authors' defaults, whose moving averages stay apart from the weights.
+
+    Arguments as in `keras.optimizers.Adam`. With `use_ema=True`, `averages` can be evaluated while the weights train.
     """
 
     def __init__(self, learning_rate=2e-4, beta_1=0.5, **kwargs):
         super().__init__(learning_rate=learning_rate, beta_1=beta_1, **kwargs)
-
-    def build(self, variables):
-        super().build(variables)
-        self._multipliers = [getattr(variable, "learning_rate_multiplier", 1) for variable in variables]
-
-    def update_step(self, gradient, variable, learning_rate):
-        multiplier = self._multipliers[self._get_variable_index(variable)]
-        super().update_step(gradient, variable, learning_rate * multiplier)
 
     @property
     def averages(self):
@@ -33,5 +45,5 @@ class Adam(keras.optimizers.Adam):
     def finalize_variable_values(self, var_list):
         """Leaves the variables as they are at the end of `fit`; Keras would overwrite them with the averages.
 
-        The averages are for evaluation; a training that is resumed goes on from the weights themselves.
+        A training that is resumed goes on from the weights themselves.
         """
