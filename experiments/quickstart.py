@@ -89,14 +89,17 @@ def main():
 
 
 def largest_difference(one, other):
-    """The largest absolute difference between the numbers of two results of one shape."""
+    """The largest absolute difference between the numbers of two results; what they say of the model is left out.
+
+    Anything else that differs is an infinite difference.
+    """
     if isinstance(one, dict):
         shared = set(one) - {"model"}
         return max((largest_difference(one[name], other[name]) for name in shared), default=0.0)
     if isinstance(one, list):
         return max((largest_difference(a, b) for a, b in zip(one, other, strict=True)), default=0.0)
     if isinstance(one, int | float) and isinstance(other, int | float):
-        return abs(one - other)
+        return float(abs(one - other))
     return 0.0 if one == other else float("inf")
 
 
