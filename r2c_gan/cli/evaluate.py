@@ -27,6 +27,7 @@ flags.mark_flag_as_required("model")
 
 
 def main():
+    program.start_tensorflow()
     from r2c_gan import files
     from r2c_gan.data import read_domain
     from r2c_gan.evaluation import Evaluation

@@ -16,6 +16,7 @@ flags.mark_flags_as_required(["model", "output"])
 
 
 def main():
+    program.start_tensorflow()
     from pathlib import Path
 
     from r2c_gan import checkpoints, export

@@ -20,6 +20,7 @@ flags.mark_flags_as_required(["checkpoint", "output_dir"])
 
 
 def main():
+    program.start_tensorflow()
     from r2c_gan import checkpoints
 
     imported = checkpoints.import_authors_checkpoint(

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 
 from absl import app, flags
 
@@ -47,6 +48,28 @@ def _parse(arguments, usage):
         return flags.FLAGS(arguments)
     except flags.Error as error:
         raise UserError(str(error).removeprefix("FATAL Flags parsing error:").strip()) from error
+
+
+def start_tensorflow():
+    """Imports TensorFlow without its notes on the machine, which it writes before it can be told not to.
+
+    If the import fails, they are shown.
+    """
+    sys.stderr.flush()
+    shown = os.dup(2)
+    with tempfile.TemporaryFile() as notes:
+        os.dup2(notes.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+        except BaseException:
+            notes.seek(0)
+            os.write(shown, notes.read())
+            raise
+        finally:
+            os.dup2(shown, 2)
+            os.close(shown)
 
 
 def write_flags(folder):

@@ -26,6 +26,7 @@ flags.mark_flags_as_required(["model", "input", "output"])
 
 
 def main():
+    program.start_tensorflow()
     from r2c_gan import files, images
     from r2c_gan.restoration import Restorer, restore_files
 

@@ -45,6 +45,7 @@ flags.DEFINE_bool("check_images", True, "Decode every image before the training 
 
 
 def main():
+    program.start_tensorflow()
     from r2c_gan.training import TrainingConfig, train
 
     config = TrainingConfig(**{field.name: FLAGS[field.name].value for field in dataclasses.fields(TrainingConfig)})
