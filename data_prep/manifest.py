@@ -16,7 +16,8 @@ COLUMNS = (
     "label",
     "source",
     "patient",  # or "unknown"
-    "view",  # or "unknown"
+    "view",  # AP, PA, ... or "unknown"
+    "modality",  # DX, CR or "unknown"
     "quality",  # score of that file in [0, 1], see data_prep.quality
     "domain",  # A, B, or A_reference for the clean twin of an image of A
     "split",  # train, val or test

@@ -5,7 +5,8 @@
 `--domains=by_degradation` divides the clean images into two disjoint halves and degrades one, domain A; the other is
 domain B. `valA_reference/` and `testA_reference/` hold the clean twins. `--domains=by_quality` puts images that are
 poor as they are into A, good ones into B. The images of a patient and near-duplicates stay in one split, and every
-split has the same shares of each label and source. `manifest.csv` says where every file came from.
+split has the same shares of each label and source. `manifest.csv` says where every file came from, `counts.csv` how
+many there are of each source and label.
 """
 
 import collections
@@ -22,29 +23,37 @@ from absl import flags
 from tqdm import tqdm
 
 from data_prep import duplicates, splits
-from data_prep.manifest import COLUMNS, MANIFEST_FILE, new_folder
+from data_prep.manifest import COLUMNS, MANIFEST_FILE, UNKNOWN, new_folder
 from data_prep.parallel import parallel_map
-from data_prep.sources import read_source
+from data_prep.sources import SPLITS, Problem, read_header, read_source
 from r2c_gan import files, images
 from r2c_gan.cli import program
 from r2c_gan.errors import UserError
 
 DOMAINS = ("by_quality", "by_degradation")
 SEVERITIES = ("mild", "moderate", "severe")
-SPLITS = ("train", "val", "test")
+COUNTS_FILE = "counts.csv"
 MIN_SIDE = 32
+"""Pixels; a smaller image shows nothing of a chest."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
-    """How a datasets folder is made; the flags of the program have the same names."""
+    """How a datasets folder is made; the flags of the program have the same names.
+
+    Raises:
+        UserError: if a value is out of its range.
+    """
 
     domains: str = "by_degradation"
     severity: str = "moderate"
+    poor_below: float | None = None
+    good_above: float | None = None
     size: int = 0
     bits: int = 8
     val_fraction: float = 0.1
     test_fraction: float = 0.1
+    keep_split: bool = False
     on_error: str = "fail"
     seed: int = 0
 
@@ -56,6 +65,10 @@ class Preparation:
                 raise UserError(f"--{name}={getattr(self, name)}: must be from 0 up to 1")
         if self.val_fraction + self.test_fraction >= 1:
             raise UserError("--val_fraction and --test_fraction: leave nothing to train on; their sum must be below 1")
+        if (self.poor_below is None) != (self.good_above is None):
+            raise UserError("--poor_below and --good_above: give both, or neither for the thirds of the scores")
+        if self.poor_below is not None and not 0 <= self.poor_below <= self.good_above <= 1:
+            raise UserError("--poor_below and --good_above: must be scores from 0 to 1, the first not above the second")
         if self.seed < 0:
             raise UserError(f"--seed={self.seed}: must not be negative")
 
@@ -65,7 +78,16 @@ class Preparation:
         return {split: share for split, share in zip(SPLITS, shares, strict=True) if share}
 
 
-def load(path, size):
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What was made: `rows` of the manifest, near-duplicate `pairs` (of names) and the size of the largest group."""
+
+    rows: list
+    pairs: list
+    largest_group: int
+
+
+def load(path, size=0):
     """Reads a radiograph as the datasets folder holds it.
 
     Args:
@@ -82,88 +104,183 @@ def load(path, size):
     height, width = image.shape
     if min(height, width) < MIN_SIDE:
         raise images.ImageError(f"{path}: {width} x {height} pixels; at least {MIN_SIDE} a side are needed")
-    if not size:
+    if not size or height == width == size:
         return image
-    for side, shape in ((height, (width, size)), (width, (size, size))):
-        image = cv2.resize(image, shape, interpolation=cv2.INTER_AREA if side > size else cv2.INTER_LINEAR)
+    if min(height, width) >= size:
+        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+    else:
+        image = images.resize(image[..., None], size, size)[..., 0]
     return np.clip(image, 0, 1)
 
 
 def prepare(folder, records, problems, preparation, workers=1):
-    """Writes the domains and the manifest.
+    """Writes the domains, the manifest and the counts.
 
     Args:
         folder: an existing folder.
         records: list of `data_prep.sources.Record`.
-        problems: list of (name, reason), for the manifest.
+        problems: list of `data_prep.sources.Problem`, for the manifest.
         preparation: a `Preparation`.
         workers: processes to use; the files do not depend on it.
 
     Returns:
-        The rows of the manifest: a list of dictionaries with the keys `COLUMNS`.
+        A `Prepared`.
 
     Raises:
         UserError: if an image cannot be used and `on_error` is "fail", or too few are left.
     """
-    folder, problems = Path(folder), list(problems)
-    if problems and preparation.on_error == "fail":
-        _fail(problems[0][1])
-    scans = parallel_map(_scan, ((record, preparation) for record in records), workers)
-    kept, hashes = [], []
-    for record, (phash, reason) in zip(records, tqdm(scans, "reading", len(records), unit="image"), strict=True):
-        if reason:
-            if preparation.on_error == "fail":
-                _fail(reason)
-            problems.append((record.name, reason))
-        else:
-            kept.append(record)
-            hashes.append(np.frombuffer(bytes.fromhex(phash), np.uint8))
-    if not kept:
-        raise UserError("--source: no image is left")
+    folder = Path(folder)
+    left_out = list(problems)
+    if preparation.on_error == "fail" and problems:
+        _fail(problems[0].reason)
+    records, hashes, wrong = _read(records, preparation, workers)
+    records, hashes, unused = _usable(records, hashes, preparation)
+    left_out += wrong + unused
+    if not records:
+        raise UserError("--source: no image is left" + (f"; {left_out[0].reason}" if left_out else ""))
 
-    pairs = duplicates.near_pairs(np.array(hashes))
-    groups = splits.group_images([record.patient for record in kept], pairs)
-    shares = {(split, domain): share / 2 for split, share in preparation.split_shares().items() for domain in "AB"}
-    strata = [(record.label, record.source) for record in kept]
-    cells = splits.assign(groups, strata, shares, preparation.seed)
+    pairs = duplicates.near_pairs(hashes)
+    groups = splits.group_images([record.patient for record in records], pairs)
+    places = _places(records, groups, preparation)
     for domain in "AB":
-        if ("train", domain) not in cells:
-            raise UserError(f"--source: {len(kept)} images are too few: none is left for train{domain}")
+        if ("train", domain) not in places:
+            raise UserError(f"--source: of {len(records)} images none is left for train{domain}; more are needed")
 
-    jobs = [
-        (folder, record, name, split, domain, hash_.tobytes().hex(), preparation)
-        for record, name, (split, domain), hash_ in zip(kept, unique_names(kept), cells, hashes, strict=True)
+    jobs = (
+        (folder, record, name, *place, duplicates.to_hex(phash), preparation)
+        for record, name, place, phash in zip(records, unique_names(records), places, hashes, strict=True)
+    )
+    written = tqdm(parallel_map(_write, jobs, workers), "writing", len(records), unit="image")
+    rows = sorted((row for group in written for row in group), key=lambda row: row["file"])
+    rows += [
+        {**dict.fromkeys(COLUMNS, ""), "original": problem.name, "left_out": problem.reason}
+        for problem in sorted(left_out, key=lambda problem: problem.name)
     ]
-    written = tqdm(parallel_map(_write, jobs, workers), "writing", len(jobs), unit="image")
-    rows = [row for group in written for row in group]
-    rows.sort(key=lambda row: row["file"])
-    rows += [{**dict.fromkeys(COLUMNS, ""), "original": name, "left_out": reason} for name, reason in problems]
     files.write_csv(folder / MANIFEST_FILE, rows, COLUMNS)
-    return rows
+    table = count(rows)
+    files.write_csv(folder / COUNTS_FILE, table, table[0])
+    names = [(records[first].name, records[second].name) for first, second in pairs]
+    return Prepared(rows, names, int(np.bincount(groups).max()))
 
 
 def _fail(reason):
     raise UserError(f"{reason}. --on_error=skip leaves such files out and lists them in the manifest")
 
 
-def unique_names(records):
-    """File names without suffix that no two records share: that of the original, with a hash where it is not unique."""
-    stems = [record.path.stem for record in records]
-    often = collections.Counter(stem.lower() for stem in stems)
-    return [
-        stem if often[stem.lower()] == 1 else f"{stem}_{hashlib.sha256(record.name.encode()).hexdigest()[:8]}"
-        for record, stem in zip(records, stems, strict=True)
-    ]
+def _read(records, preparation, workers):
+    """Opens every file once: (records that can be used, their hashes uint8 [N, 32], problems)."""
+    scans = parallel_map(_scan, ((record, preparation) for record in records), workers)
+    kept, hashes, problems, patients, names = [], [], [], {}, set()
+    for record, scan in zip(records, tqdm(scans, "reading", len(records), unit="image"), strict=True):
+        if record.name in names:
+            scan = Problem(record.name, f"{record.path}: another --source also has a {record.name}; rename a folder")
+        if isinstance(scan, Problem):
+            if preparation.on_error == "fail":
+                _fail(scan.reason)
+            problems.append(scan)
+            continue
+        phash, found = scan
+        if "patient" in found:  # the number of a person in a hospital does not belong into a manifest
+            found["patient"] = patients.setdefault(found["patient"], f"dicom-{len(patients) + 1:05d}")
+        names.add(record.name)
+        kept.append(dataclasses.replace(record, **found))
+        hashes.append(phash)
+    return kept, np.array(hashes, np.uint8).reshape(-1, duplicates.HASH_BITS // 8), problems
 
 
 def _scan(job):
-    """Looks at one record: (perceptual hash as hex, None), or (None, why it cannot be used)."""
+    """Looks at one record: (perceptual hash, what it adds to the record), or a `Problem`."""
     record, preparation = job
     try:
-        image = load(record.path, preparation.size)
+        image = load(record.path)
+        header = read_header(record.path)
+        found = {key: value for key, value in header.items() if getattr(record, key) == UNKNOWN}
+        if preparation.domains == "by_quality" and record.quality is None:
+            found["quality"] = _score(load(record.path, preparation.size))
     except images.ImageError as error:
-        return None, str(error)
-    return duplicates.perceptual_hash(image).tobytes().hex(), None
+        return Problem(record.name, str(error))
+    return duplicates.perceptual_hash(image), found
+
+
+def _score(image):
+    from data_prep.quality import quality_score
+
+    return quality_score(image)
+
+
+def _usable(records, hashes, preparation):
+    """Leaves out what belongs into no domain; in the records that remain `quality` is "good" or "poor"."""
+    if preparation.domains == "by_degradation":
+        qualities = ["poor" if record.quality == "poor" else "good" for record in records]
+        reasons = ["said to be poor; --domains=by_degradation needs clean images" if quality == "poor" else ""
+                   for quality in qualities]  # fmt: skip
+    else:
+        poor_below, good_above = _thresholds(records, preparation)
+        qualities = [record.quality if isinstance(record.quality, str) else
+                     "poor" if record.quality < poor_below else "good" if record.quality >= good_above else None
+                     for record in records]  # fmt: skip
+        reasons = ["" if quality else f"quality {record.quality:.3f}, between {poor_below:.3f} and {good_above:.3f}"
+                   for record, quality in zip(records, qualities, strict=True)]  # fmt: skip
+    kept = [index for index, reason in enumerate(reasons) if not reason]
+    unused = [Problem(record.name, reason) for record, reason in zip(records, reasons, strict=True) if reason]
+    return [dataclasses.replace(records[index], quality=qualities[index]) for index in kept], hashes[kept], unused
+
+
+def _thresholds(records, preparation):
+    if preparation.poor_below is not None:
+        return preparation.poor_below, preparation.good_above
+    scores = [record.quality for record in records if not isinstance(record.quality, str)]
+    return tuple(np.quantile(scores, (1 / 3, 2 / 3))) if scores else (0, 0)
+
+
+def _places(records, groups, preparation):
+    """The (split, domain) of each record."""
+    allowed = _allowed_splits(records, groups, preparation)
+    places = [None] * len(records)
+    for choice in sorted(set(allowed)):
+        chosen = [index for index, splits_ in enumerate(allowed) if splits_ == choice]
+        shares = {split: preparation.split_shares().get(split, 0) for split in choice}
+        total = sum(shares.values())
+        shares = {split: share / total if total else 1 / len(shares) for split, share in shares.items()}
+        strata = [(records[index].label, records[index].source, records[index].quality) for index in chosen]
+        if preparation.domains == "by_degradation":
+            cells = {(split, domain): share / 2 for split, share in shares.items() for domain in "AB"}
+        else:
+            cells = {(split, None): share for split, share in shares.items()}
+        for index, (split, domain) in zip(
+            chosen, splits.assign(groups[chosen], strata, cells, preparation.seed), strict=True
+        ):
+            places[index] = (split, domain or ("A" if records[index].quality == "poor" else "B"))
+    return places
+
+
+def _allowed_splits(records, groups, preparation):
+    """For each record the splits that it may go to, by what the source says of any record of its group."""
+    everything = tuple(preparation.split_shares())
+    if not preparation.keep_split:
+        return [everything] * len(records)
+    if not any(record.split for record in records):
+        raise UserError("--keep_split: no source has a split of its own")
+    said = collections.defaultdict(set)
+    for record, group in zip(records, groups, strict=True):
+        said[group].add(record.split)
+    has_val = any(record.split == "val" for record in records)
+    rest = tuple(split for split in everything if split == "train" or (split == "val" and not has_val))
+
+    def allowed(names):
+        return next(((split,) for split in ("test", "val") if split in names), rest if "train" in names else everything)
+
+    return [allowed(said[group]) for group in groups]
+
+
+def unique_names(records):
+    """File names without suffix that no two records share: that of the original, with a hash where it is not unique."""
+    stems = [record.path.stem[:100] for record in records]
+    often = collections.Counter(stem.lower() for stem in stems)
+    return [
+        stem if often[stem.lower()] == 1 else f"{stem}_{hashlib.sha256(record.name.encode()).hexdigest()[:12]}"
+        for record, stem in zip(records, stems, strict=True)
+    ]
 
 
 def _write(job):
@@ -171,15 +288,13 @@ def _write(job):
     folder, record, name, split, domain, phash, preparation = job
     image = load(record.path, preparation.size)
     outputs = [(domain, image, None)]
-    if domain == "A":
+    if domain == "A" and preparation.domains == "by_degradation":
         from data_prep.degradations import degrade
 
-        # Of the name, not of the place in the list: other images change nothing about this one.
+        # Of the name, not of the place in the list: what else is in the source changes nothing about this one.
         key = int.from_bytes(hashlib.sha256(record.name.encode()).digest()[:8])
-        degraded, parameters = degrade(
-            image, np.random.default_rng([preparation.seed, key]), severity=preparation.severity
-        )
-        outputs = [("A", degraded, parameters)]
+        rng = np.random.default_rng([preparation.seed, key])
+        outputs = [("A", *degrade(image, rng, severity=preparation.severity))]
         if split != "train":
             outputs.append(("A_reference", image, None))
     rows = []
@@ -188,24 +303,71 @@ def _write(job):
         images.write_image(folder / file, 2 * pixels - 1, preparation.bits)
         rows.append({
             "file": file, "sha256": files.sha256(folder / file), "phash": phash, "label": record.label,
-            "source": record.source, "patient": record.patient, "view": record.view, "quality": "", "domain": kind,
-            "split": split, "parameters": json.dumps(parameters) if parameters else "", "original": record.name,
-            "left_out": "",
+            "source": record.source, "patient": record.patient, "view": record.view, "modality": record.modality,
+            "quality": f"{_score(pixels):.4f}", "domain": kind, "split": split,
+            "parameters": json.dumps(parameters) if parameters else "", "original": record.name, "left_out": "",
         })  # fmt: skip
     return rows
+
+
+def count(rows):
+    """The table source x label x domain of a manifest: a list of dictionaries, one a (source, label), sorted."""
+    rows = [row for row in rows if row["file"]]
+    folders = sorted(
+        {row["split"] + row["domain"] for row in rows}, key=lambda name: (SPLITS.index(_split(name)), name)
+    )
+    cells = collections.Counter((row["source"], row["label"], row["split"] + row["domain"]) for row in rows)
+    kinds = sorted({(row["source"], row["label"]) for row in rows})
+    return [
+        {"source": source, "label": label, **{folder: cells[source, label, folder] for folder in folders}}
+        for source, label in kinds
+    ]
+
+
+def _split(folder):
+    return next(split for split in SPLITS if folder.startswith(split))
+
+
+def format_table(table):
+    """A list of dictionaries as lines of text: a header, a line each, and the sums of the numbers."""
+    numbers = [name for name, value in table[0].items() if isinstance(value, int)]
+    texts = [name for name in table[0] if name not in numbers]
+    total = {texts[0]: "all", **{name: sum(row[name] for row in table) for name in numbers}}
+    cells = [list(table[0])] + [[str(row.get(name, "")) for name in table[0]] for row in (*table, total)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if name in texts else cell.rjust(width)
+            for cell, width, name in zip(line, widths, table[0], strict=True)
+        ).rstrip()
+        for line in cells
+    )
 
 
 def define_flags():
     """Defines the flags of the program. Not at import: this module is a library too."""
     default = Preparation()
-    flags.DEFINE_multi_string("source", None, "A CSV file (file,label) or a folder; may be repeated.", required=True)
+    flags.DEFINE_multi_string(
+        "source", None, "A folder, or a CSV file (file,label[,patient,view,source,quality,split]). May be repeated.",
+        required=True,
+    )  # fmt: skip
     flags.DEFINE_string("output_dir", None, "The datasets folder to make.", required=True)
     flags.DEFINE_enum("domains", default.domains, DOMAINS, "How images come to domain A.")
     flags.DEFINE_enum("severity", default.severity, SEVERITIES, "How badly domain A is degraded.")
+    flags.DEFINE_float(
+        "poor_below", default.poor_below, "by_quality: A takes scores below this. Not given: the lowest third."
+    )
+    flags.DEFINE_float(
+        "good_above", default.good_above, "by_quality: B takes scores from this on. Not given: the highest third."
+    )
     flags.DEFINE_integer("size", default.size, "Side of the images, in pixels; 0 keeps their sizes.")
     flags.DEFINE_enum("bits", str(default.bits), ("8", "16"), "Bits of the PNG files.")
     flags.DEFINE_float("val_fraction", default.val_fraction, "Share of the images in valA and valB.")
     flags.DEFINE_float("test_fraction", default.test_fraction, "Share of the images in testA and testB.")
+    flags.DEFINE_boolean(
+        "keep_split", default.keep_split,
+        "What a source calls test stays test, with its near-duplicates and patients; the rest becomes train and val.",
+    )  # fmt: skip
     flags.DEFINE_enum("on_error", default.on_error, ("fail", "skip"), "What to do about a file that cannot be used.")
     flags.DEFINE_integer("seed", default.seed, "Another seed gives another division and other degradations.")
     flags.DEFINE_boolean("overwrite", False, "Replace a datasets folder made before.")
@@ -223,10 +385,31 @@ def main():
         records, problems = records + found, problems + wrong
     start = time.monotonic()
     with new_folder(values.output_dir, values.overwrite) as folder:
-        rows = prepare(folder, records, problems, preparation, values.workers)
+        prepared = prepare(folder, records, problems, preparation, values.workers)
         program.write_flags(folder)
     seconds = time.monotonic() - start
-    print(f"{values.output_dir}: {sum(bool(row['file']) for row in rows)} files from {len(records)} in {seconds:.0f} s")
+    _report(prepared, len(records), seconds, values.output_dir)
+
+
+def _report(prepared, count_read, seconds, output_dir):
+    print(format_table(count(prepared.rows)))
+    left_out = [row for row in prepared.rows if row["left_out"]]
+    for row in left_out[:5]:
+        print(f"left out: {row['original']}: {row['left_out']}")
+    if len(left_out) > 5:
+        print(f"left out: {len(left_out) - 5} more, see {MANIFEST_FILE}")
+    for first, second in prepared.pairs[:5]:
+        print(f"near-duplicates: {first} and {second}")
+    if len(prepared.pairs) > 5:
+        print(f"near-duplicates: {len(prepared.pairs) - 5} more pairs")
+    used = {row["original"] for row in prepared.rows if row["file"]}
+    if prepared.largest_group > max(10, len(used) / 10):
+        print(f"warning: one group of {prepared.largest_group} images had to stay together; look at its patient id")
+    written = sum(bool(row["file"]) for row in prepared.rows)
+    print(
+        f"{output_dir}: {written} files from {len(used)} radiographs, {len(left_out)} left out, {len(prepared.pairs)} "
+        f"near-duplicate pairs; {seconds:.1f} s, {count_read / seconds:.0f} images/s"
+    )
 
 
 def console():

@@ -1,20 +1,35 @@
-"""The layouts that radiographs come in -> one list of records.
+"""The layouts that radiographs come in -> one list of records, not yet opened.
 
-A source is a CSV file (file,label and optionally patient,view,source,quality,split), or a folder: the authors' archive
-(`trainA/ trainB/ testA/`, "covid" in the file's name), QaTa-COV19 v1, v2 or Early as Kaggle packs them, or
-sub-folders named after the classes.
+A source is a CSV file, or a folder in one of these layouts:
+
+- the authors' archive, and any datasets folder: `trainA/ trainB/ testA/ ...`, labelled as `r2c_gan.data` reads it
+  ("covid" in the file's name);
+- QaTa-COV19 v1, v2 and Early with their control group, as Kaggle packs them, whole or a part;
+- sub-folders named after the classes.
 """
 
 import csv
 import dataclasses
+import os
+import re
+import warnings
 from pathlib import Path
 
 from data_prep.manifest import UNKNOWN
-from r2c_gan import images
-from r2c_gan.data import CLASSES, LABEL_NAMES
+from r2c_gan import data, images
 from r2c_gan.errors import UserError
 
 QUALITIES = ("good", "poor")
+SPLITS = ("train", "val", "test")
+
+_NOBODY = {"", "unknown", "none", "nan", "n/a", "na", "anonymous", "anonymized", "anonymised"}
+_MASK_FOLDERS = {"masks", "mask", "groundtruths", "groundtruth", "infectionmasks", "lungmasks"}
+_DOMAIN_FOLDER = re.compile(r"(train|val|test)([AB])")
+_QATA = re.compile(r"qatacov19v[12]|earlyqatacov19|controlgroup(i|ii)?")
+_QATA_SPLITS = {"trainset": "train", "train": "train", "testset": "test", "test": "test"}
+_BIDS = re.compile(
+    r"sub-(?P<patient>[^_]+)(?=_).*?(_vp-(?P<view>[^_]+))?(_(?P<modality>dx|cr))?$", re.IGNORECASE
+)  # of the BIMCV collection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +38,12 @@ class Record:
 
     Attributes:
         path: the file.
-        name: its path as the manifest shows it: the source's name, then the path inside.
+        name: its path as the manifest shows it: the source's name, then the path inside the source.
         label: "control" or "covid".
         source: the collection that it comes from.
-        patient, view: or "unknown".
+        patient, view, modality: or "unknown".
         quality: what the source says of it: "good", "poor", a score in [0, 1], or None.
-        split: "train" or "test" if the source has a division of its own, else None.
+        split: "train", "val" or "test" if the source has a division of its own, else None.
     """
 
     path: Path
@@ -37,8 +52,17 @@ class Record:
     source: str
     patient: str = UNKNOWN
     view: str = UNKNOWN
+    modality: str = UNKNOWN
     quality: str | float | None = None
     split: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A file or row of a source that cannot be used: its name as in `Record`, and why, in a line naming it."""
+
+    name: str
+    reason: str
 
 
 def read_source(path):
@@ -48,7 +72,7 @@ def read_source(path):
         path: a CSV file or a folder.
 
     Returns:
-        (records, problems): a list of `Record`, sorted by name, and a list of (name, reason) for what cannot be used.
+        (records, problems): lists of `Record` and `Problem`, sorted by name.
 
     Raises:
         UserError: if the source is missing, of no known layout, or holds no image.
@@ -56,59 +80,172 @@ def read_source(path):
     path = Path(path)
     if path.is_file():
         if path.suffix.lower() != ".csv":
-            raise UserError(f"--source={path}: a folder or a .csv file is expected")
+            raise UserError(f"--source={path}: a folder or a .csv file is expected (unpack an archive first)")
         records, problems = _read_csv(path)
     elif path.is_dir():
-        records, problems = _read_class_folders(path)
+        root = Path(os.path.abspath(path))  # `.` has no name
+        records, problems = _layout_of(root)(root)
     else:
         raise UserError(f"--source={path}: no such file or folder")
     if not records and not problems:
         raise UserError(f"--source={path}: holds no image ({', '.join(images.IMAGE_SUFFIXES)})")
-    return sorted(records, key=lambda record: record.name), problems
+    return sorted(records, key=lambda record: record.name), sorted(problems, key=lambda problem: problem.name)
+
+
+def read_header(path):
+    """What the header of a DICOM file says of the patient and the exposure.
+
+    Args:
+        path: any image file.
+
+    Returns:
+        A dictionary with those of the keys patient, view and modality that are known; empty unless it is DICOM.
+    """
+    with open(path, "rb") as file:
+        if file.read(132)[128:] != b"DICM":
+            return {}
+    import pydicom
+
+    names = {"patient": "PatientID", "view": "ViewPosition", "modality": "Modality"}
+    header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(names.values()))
+    values = {key: str(header.get(name) or "").strip() for key, name in names.items()}
+    return {key: value for key, value in values.items() if value.lower() not in _NOBODY}
+
+
+def _layout_of(root):
+    folders = [path.name for path in root.iterdir() if path.is_dir()]
+    if any(_DOMAIN_FOLDER.fullmatch(name) for name in folders):
+        return _read_domains
+    inside = [path.name for name in folders for path in (root / name).glob("*/") if not name.startswith(".")]
+    if any(_QATA.fullmatch(_plain(name)) for name in (root.name, root.parent.name, *folders, *inside)):
+        return _read_qata
+    return _read_class_folders
+
+
+def _plain(name):
+    """A folder's name without the spaces, hyphens, underscores and capitals that differ between releases."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _radiographs(root):
+    """The images below a folder that are no masks, as (file, folders between the two)."""
+    for file in images.list_images(root, recursive=True):
+        folders = file.relative_to(root).parts[:-1]
+        if not file.name.startswith("mask_") and not _MASK_FOLDERS & {_plain(folder) for folder in folders}:
+            yield file, folders
+
+
+def _name(root, file):
+    return f"{root.name}/{file.relative_to(root).as_posix()}"
+
+
+def _read_domains(root):
+    records = []
+    for folder in sorted(root.iterdir()):
+        match = _DOMAIN_FOLDER.fullmatch(folder.name)
+        if not match or not folder.is_dir():
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a domain of one class; what is made of it is looked at later
+            domain = data.read_domain(folder)
+        quality = "poor" if match[2] == "A" else "good"
+        for file, label in zip(domain.files, domain.labels, strict=True):
+            record = Record(file, _name(root, file), data.CLASSES[label], root.name, **_from_name(file))
+            records.append(dataclasses.replace(record, quality=quality, split=match[1]))
+    return records, []
+
+
+def _read_qata(root):
+    records, problems = [], []
+    for file, folders in _radiographs(root):
+        place = [_plain(folder) for folder in (root.parent.name, root.name, *folders)]
+        kind = next((found for found in map(_QATA.fullmatch, place) if found), None)
+        if kind is None:
+            problems.append(Problem(_name(root, file), f"{file}: not in a folder of a QaTa-COV19 release"))
+            continue
+        control = kind[0].startswith("controlgroup")
+        # The control group is itself a collection of collections, a folder each.
+        parts = [folder for folder, plain in zip((root.parent.name, root.name, *folders), place, strict=True)
+                 if plain not in (*_QATA_SPLITS, "images")]  # fmt: skip
+        start = next(index for index, folder in enumerate(parts) if _QATA.fullmatch(_plain(folder)))
+        split = next((_QATA_SPLITS[plain] for plain in place if plain in _QATA_SPLITS), None)
+        records.append(
+            Record(file, _name(root, file), data.CLASSES[0 if control else 1], "/".join(parts[start:]), split=split,
+                   **_from_name(file, "chestxray14" in place))
+        )  # fmt: skip
+    return records, problems
+
+
+def _from_name(file, chestxray14=False):
+    """Patient, view and modality as far as the name of a file tells them."""
+    if bids := _BIDS.match(file.stem):
+        view, modality = (bids[key].upper() if bids[key] else UNKNOWN for key in ("view", "modality"))
+        return {"patient": bids["patient"], "view": view, "modality": modality}
+    if chestxray14 and (number := re.fullmatch(r"(\d{8})_\d{3}", file.stem)):
+        return {"patient": f"NIH-{number[1]}"}
+    return {}
+
+
+def _read_class_folders(root):
+    records, problems = [], []
+    for file, folders in _radiographs(root):
+        label = data.LABEL_NAMES.get(folders[0].lower()) if folders else None
+        if label is not None:
+            records.append(Record(file, _name(root, file), data.CLASSES[label], root.name, **_from_name(file)))
+            continue
+        where = f"{file}: the folder {folders[0]!r} is no label" if folders else f"{file}: is in no class folder"
+        problems.append(Problem(_name(root, file), f"{where}; labels are {', '.join(data.LABEL_NAMES)}"))
+    return records, problems
 
 
 def _read_csv(path):
-    records, problems, seen = [], [], set()
+    records, problems, lines = [], [], {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             if not {"file", "label"} <= set(reader.fieldnames or ()):
                 raise UserError(f"{path}: its first line must name the columns file,label")
             for row in reader:
-                name = row["file"] or ""
+                row = {key: (value or "").strip() for key, value in row.items() if key}
                 try:
-                    record = _record_of_row(row, path)
-                    if record.path in seen:
-                        raise UserError("listed twice")
+                    record = _record_of_row(path, row)
+                    if record.path in lines:
+                        raise UserError(f"{row['file']} is already listed in line {lines[record.path]}")
                 except UserError as error:
-                    problems.append((name, f"{path}, line {reader.line_num}: {name}: {error}"))
+                    problems.append(Problem(row["file"], f"{path}, line {reader.line_num}: {error}"))
                 else:
-                    seen.add(record.path)
+                    lines[record.path] = reader.line_num
                     records.append(record)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a readable CSV file ({error})") from error
     return records, problems
 
 
-def _record_of_row(row, path):
+def _record_of_row(path, row):
     file = path.parent / row["file"]
-    if not file.is_file():
-        raise UserError("no such file")
-    label = LABEL_NAMES.get((row["label"] or "").strip().lower())
+    if not row["file"] or not os.path.isfile(file):
+        raise UserError(f"{row['file'] or 'an empty name'}: no such file")
+    label = data.LABEL_NAMES.get(row["label"].lower())
     if label is None:
-        raise UserError(f"unknown label {row['label']!r}; it must be one of {', '.join(LABEL_NAMES)}")
+        raise UserError(f"unknown label {row['label']!r}; labels are {', '.join(data.LABEL_NAMES)}")
+    split = row.get("split") or None
+    if split is not None and split not in SPLITS:
+        raise UserError(f"unknown split {split!r}; it must be {', '.join(SPLITS)} or empty")
+    known = {key: row[key] for key in ("patient", "view", "modality") if row.get(key, "").lower() not in _NOBODY}
+    root = Path(os.path.abspath(path)).parent.name
     return Record(
-        file, row["file"], CLASSES[label], row.get("source") or path.parent.name,
-        row.get("patient") or UNKNOWN, row.get("view") or UNKNOWN,
+        file, f"{root}/{row['file']}", data.CLASSES[label], row.get("source") or root,
+        quality=_quality(row.get("quality")), split=split, **{**_from_name(file), **known},
     )  # fmt: skip
 
 
-def _read_class_folders(path):
-    records = []
-    for file in images.list_images(path, recursive=True):
-        folder = file.relative_to(path).parts[0]
-        label = LABEL_NAMES.get(folder.lower())
-        if label is None:
-            raise UserError(f"{path / folder}: its name is no label; it must be one of {', '.join(LABEL_NAMES)}")
-        records.append(Record(file, file.relative_to(path).as_posix(), CLASSES[label], path.name))
-    return records, []
+def _quality(text):
+    if not text or text.lower() in QUALITIES:
+        return text.lower() if text else None
+    try:
+        score = float(text)
+    except ValueError:
+        score = -1
+    if not 0 <= score <= 1:
+        raise UserError(f"unknown quality {text!r}; it must be good, poor or a score from 0 to 1")
+    return score

@@ -19,52 +19,48 @@ def group_images(patients, pairs):
     Returns:
         int64 [N], the number of each image's group, from 0.
     """
-    first_of = {}
-    links = [
-        (first_of.setdefault(patient, index), index) for index, patient in enumerate(patients) if patient != UNKNOWN
-    ]
-    links = np.array(links, np.int64).reshape(-1, 2)
-    links = np.concatenate([links, np.asarray(pairs, np.int64).reshape(-1, 2)])
+    first = {}
+    known = [(index, patient) for index, patient in enumerate(patients) if patient != UNKNOWN]
+    links = [(first.setdefault(patient, index), index) for index, patient in known]
+    links = np.concatenate([np.asarray(group, np.int64).reshape(-1, 2) for group in (links, pairs)])
     count = len(patients)
     graph = coo_array((np.ones(len(links), bool), (links[:, 0], links[:, 1])), shape=(count, count))
     return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
-def assign(groups, strata, shares, seed, fixed=None):
+def assign(groups, strata, shares, seed, allowed=None):
     """Divides images into cells: every group whole, every stratum in the same shares.
 
-    Large groups go first. Each goes where its strata are furthest below their share, then where the whole cell is, so
-    that with groups of one image every stratum is within one image of its share.
+    Large groups go first. Each goes where its strata are furthest below their share, then where the cell as a whole
+    is, so that with groups of one image every cell is within one image of its share of every stratum.
 
     Args:
         groups: int [N], the group of each image.
-        strata: list of N hashable values, such as (label, source).
+        strata: list of N sortable values, such as (label, source).
         shares: dictionary, cell -> share of the images; they sum to 1.
-        seed: non-negative integer or list of such; another seed gives another division.
-        fixed: dictionary, group -> the cell that it must go to.
+        seed: non-negative integer; another seed gives another division.
+        allowed: dictionary, group -> the cells that it may go to; all for a group that is not in it.
 
     Returns:
         list of N cells.
     """
-    fixed = fixed or {}
+    allowed = allowed or {}
     cells = list(shares)
     numbers = {stratum: number for number, stratum in enumerate(sorted(set(strata)))}
     contents = collections.defaultdict(collections.Counter)
     for group, stratum in zip(np.asarray(groups).tolist(), strata, strict=True):
         contents[group][numbers[stratum]] += 1
     totals = np.bincount([numbers[stratum] for stratum in strata], minlength=len(numbers))
-    wanting = totals[:, None] * np.array([shares[cell] for cell in cells])[None]  # [strata, cells], images
+    missing = totals[:, None] * np.array([shares[cell] for cell in cells])  # [strata, cells], images
     order = np.random.default_rng(seed).permutation(sorted(contents)).tolist()
-    order.sort(key=lambda group: (group not in fixed, -contents[group].total()))
+    order.sort(key=lambda group: (group not in allowed, -contents[group].total()))
     chosen = {}
     for group in order:
-        members, counts = zip(*contents[group].items(), strict=True)
-        if group in fixed:
-            cell = cells.index(fixed[group])
-        else:
-            need = np.array(counts) @ wanting[list(members)]
-            best = np.flatnonzero(need >= need.max() - 1e-9)
-            cell = best[np.argmax(wanting[:, best].sum(axis=0))]
-        wanting[list(members), cell] -= counts
+        members, counts = (np.array(values) for values in zip(*contents[group].items(), strict=True))
+        open_to = np.array([cells.index(cell) for cell in allowed.get(group, cells)])
+        need = counts @ missing[np.ix_(members, open_to)]
+        neediest = open_to[need >= need.max() - 1e-9]
+        cell = neediest[np.argmax(missing[:, neediest].sum(axis=0))]
+        missing[members, cell] -= counts
         chosen[group] = cells[cell]
     return [chosen[group] for group in np.asarray(groups).tolist()]
