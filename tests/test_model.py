@@ -106,7 +106,7 @@ def step_by_hand(model, data, rates, weights, fakes_after_the_update=False):
         )
     losses = {**terms, "generator_loss": total}
     variables = g.trainable_variables + f.trainable_variables
-    descend(variables, tape.gradient(total, [variable.value for variable in variables]), rates[0])
+    descend((g, f), tape.gradient(total, [variable.value for variable in variables]), rates[0])
     if fakes_after_the_update:
         fake_b, fake_a = g(a)[0], f(b)[0]
     with tf.GradientTape() as tape:
@@ -118,14 +118,18 @@ def step_by_hand(model, data, rates, weights, fakes_after_the_update=False):
         }
         total = sum(terms.values())
     variables = d_a.trainable_variables + d_b.trainable_variables
-    descend(variables, tape.gradient(total, [variable.value for variable in variables]), rates[1])
+    descend((d_a, d_b), tape.gradient(total, [variable.value for variable in variables]), rates[1])
     losses = {**losses, **terms, "discriminator_loss": total}
     return {name: float(value) for name, value in losses.items()}
 
 
-def descend(variables, gradients, rate):
+def descend(networks, gradients, rate):
+    """Plain gradient descent; an operational layer's bias stands for the q biases of the authors', which move alike."""
+    layers = [layer for network in networks for layer in network.layers if hasattr(layer, "q") and layer.use_bias]
+    biases = {layer.bias.path: layer.q for layer in layers}
+    variables = [variable for network in networks for variable in network.trainable_variables]
     for variable, gradient in zip(variables, gradients, strict=True):
-        variable.assign_sub(rate * gradient)
+        variable.assign_sub(rate * biases.get(variable.path, 1) * gradient)
 
 
 @pytest.mark.parametrize("method", METHODS)
