@@ -23,7 +23,7 @@ FLAGS = flags.FLAGS
 
 flags.DEFINE_string("output_dir", "quickstart", "Folder for the data, the run, the results and the exported model.")
 flags.DEFINE_bool("overwrite", False, "Delete an earlier quickstart in --output_dir first.")
-flags.DEFINE_integer("epochs", 28, "Epochs of the training.")
+flags.DEFINE_integer("epochs", 19, "Epochs of the training.")
 flags.DEFINE_integer("seed", 0, "Seed of the phantoms and of the training.")
 
 # The paper: 256x256 crops of 286x286, 3 channels, width 64, batch 1, rate 2e-4, cycle and class weights 10 and 0.1,
@@ -38,7 +38,7 @@ TRAINING = {
     "batch_size": 4,
     "lr": 1e-3,
     "cycle_loss_weight": 2.0,
-    "class_loss_weight": 2.0,
+    "class_loss_weight": 4.0,
     "sample_interval": 200,
 }
 # Below this difference of two float32 computations of the same network.
@@ -59,7 +59,7 @@ def main():
     training = {**TRAINING, "epochs": FLAGS.epochs, "epoch_decay": FLAGS.epochs // 2, "seed": FLAGS.seed}
 
     _call(
-        "data_prep.phantoms", output_dir=data, size=64, train=320, val=0, test=60, severity="moderate", seed=FLAGS.seed
+        "data_prep.phantoms", output_dir=data, size=64, train=480, val=0, test=60, severity="moderate", seed=FLAGS.seed
     )
     _call("r2c_gan.cli.train", datasets_dir=data, output_dir=run, **training)
     _call("r2c_gan.cli.evaluate", model=run, datasets_dir=data, output_dir=output / "evaluation")
