@@ -1,5 +1,6 @@
 """The programs, as a person starts them: flags in; files, exit codes and one-line errors out."""
 
+import contextlib
 import csv
 import importlib
 import json
@@ -38,31 +39,61 @@ class Outcome:
             assert str(part) in lines[0]
 
 
+@contextlib.contextmanager
+def no_programs_flags():
+    """Takes the flags of all programs away, for a while: programs share flag names, and other tests import some."""
+    ours = ("r2c_gan.", "data_prep.", "experiments.")
+
+    def defined():
+        groups = flags.FLAGS.flags_by_module_dict().items()
+        return [(module, flag) for module, group in groups if module.startswith(ours) for flag in group]
+
+    def remove(pairs):
+        for _, flag in pairs:
+            delattr(flags.FLAGS, flag.name)
+
+    before = defined()
+    remove(before)
+    try:
+        yield
+    finally:
+        remove(defined())
+        for module, flag in before:
+            flags.FLAGS[flag.name] = flag
+            flags.FLAGS.register_flag_by_module(module, flag)
+
+
+@contextlib.contextmanager
+def imported(name):
+    """A program's module, imported anew so that it defines its flags."""
+    module_name = f"r2c_gan.cli.{name}"
+    before = sys.modules.pop(module_name, None)
+    try:
+        yield importlib.import_module(module_name)
+    finally:
+        sys.modules.pop(module_name, None)
+        if before is not None:
+            sys.modules[module_name] = before
+
+
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """Runs a program in this process. Programs share flag names, so each one's flags are taken back afterwards."""
+    """Runs a program in this process."""
 
-    def run(name, *arguments):
-        module_name = f"r2c_gan.cli.{name}"
-        sys.modules.pop(module_name, None)
-        module = importlib.import_module(module_name)
-        flag_texts = [f"--{key}" if value is True else f"--{key}={value}" for key, value in arguments]
-        argv = [f"r2c-gan-{name.replace('_', '-')}", *flag_texts]
-        monkeypatch.setattr(sys, "argv", argv)
+    def run(name, **arguments):
+        flag_texts = [f"--{key}" if value is True else f"--{key}={value}" for key, value in arguments.items()]
+        monkeypatch.setattr(sys, "argv", [f"r2c-gan-{name.replace('_', '-')}", *flag_texts])
         monkeypatch.setattr(sys.modules["__main__"], "__doc__", None)
         capsys.readouterr()
         code = 0
-        try:
-            module.console()
-        except SystemExit as stop:
-            code = stop.code or 0
-        finally:
-            for flag in list(flags.FLAGS.flags_by_module_dict()[module_name]):
-                delattr(flags.FLAGS, flag.name)
-            del sys.modules[module_name]
+        with no_programs_flags(), imported(name) as module:
+            try:
+                module.console()
+            except SystemExit as stop:
+                code = stop.code or 0
         return Outcome(code, *capsys.readouterr())
 
-    return lambda name, **arguments: run(name, *arguments.items())
+    return run
 
 
 def start(*arguments, **options):
@@ -304,14 +335,21 @@ def test_errors_in_a_process_of_its_own():
     assert outcome.code == 1 and outcome.err.startswith("error: ")
 
 
-def run_main(monkeypatch, capsys, main):
-    monkeypatch.setattr(sys, "argv", ["program"])
-    with pytest.raises(SystemExit) as stop:
-        program.run(main, "usage")
-    return Outcome(stop.value.code or 0, *capsys.readouterr())
+@pytest.fixture
+def run_main(monkeypatch, capsys):
+    """Runs `main` as a program with some arguments."""
+
+    def run(main, *arguments):
+        monkeypatch.setattr(sys, "argv", ["program", *arguments])
+        monkeypatch.setattr(sys.modules["__main__"], "__doc__", None)
+        with no_programs_flags(), pytest.raises(SystemExit) as stop:
+            program.run(main, "usage")
+        return Outcome(stop.value.code or 0, *capsys.readouterr())
+
+    return run
 
 
-def test_exit_codes(monkeypatch, capsys):
+def test_exit_codes(run_main):
     def user_error():
         raise UserError("a.png: truncated")
 
@@ -321,14 +359,9 @@ def test_exit_codes(monkeypatch, capsys):
     def defect():
         raise ZeroDivisionError
 
-    assert run_main(monkeypatch, capsys, lambda: None).code == 0
-    run_main(monkeypatch, capsys, user_error).assert_one_line_error("a.png: truncated")
-    assert run_main(monkeypatch, capsys, interrupted).code == 130
-    monkeypatch.setattr(sys, "argv", ["program"])
+    assert run_main(lambda: None).code == 0
+    run_main(user_error).assert_one_line_error("a.png: truncated")
+    assert run_main(interrupted).code == 130
     with pytest.raises(ZeroDivisionError):  # a defect keeps its traceback
-        program.run(defect, "usage")
-    monkeypatch.setattr(sys, "argv", ["program", "stray"])
-    with pytest.raises(SystemExit) as stop:
-        program.run(lambda: None, "usage")
-    assert stop.value.code == 1
-    assert "'stray': unexpected argument" in capsys.readouterr().err
+        run_main(defect)
+    run_main(lambda: None, "stray").assert_one_line_error("'stray': unexpected argument")
