@@ -34,14 +34,19 @@ def perceptual_hash(image):
     return np.packbits(frequencies > np.median(frequencies))
 
 
-def near_pairs(hashes, distance=NEAR):
-    """The pairs of hashes that differ in at most `distance` bits.
+def distance(first, second):
+    """The number of bits in which two hashes differ."""
+    return int(np.bitwise_count(first ^ second).sum())
+
+
+def near_pairs(hashes, most=NEAR):
+    """The pairs of hashes that differ in at most `most` bits.
 
     Every pair is compared: the time grows with the square of N, the memory with N.
 
     Args:
         hashes: uint8 [N, 32].
-        distance: bits.
+        most: bits.
 
     Returns:
         int64 [pairs, 2], first index below second, sorted.
@@ -52,7 +57,7 @@ def near_pairs(hashes, distance=NEAR):
     pairs = []
     for start in range(0, len(hashes), rows):
         for other in range(start, len(hashes), _BLOCK):
-            matches = matcher.radiusMatch(hashes[start : start + rows], hashes[other : other + _BLOCK], distance + 0.5)
+            matches = matcher.radiusMatch(hashes[start : start + rows], hashes[other : other + _BLOCK], most + 0.5)
             found = ((start + match.queryIdx, other + match.trainIdx) for row in matches for match in row)
             pairs += [(first, second) for first, second in found if first < second]
     return np.array(sorted(pairs), np.int64).reshape(-1, 2)

@@ -1,6 +1,7 @@
 """What every program that makes a datasets folder shares: the columns of its manifest and the folder made at once."""
 
 import contextlib
+import csv
 import os
 import shutil
 import tempfile
@@ -26,6 +27,32 @@ COLUMNS = (
     "left_out",  # why it is not in the folder
 )
 UNKNOWN = "unknown"
+
+
+def read_manifest(datasets_dir):
+    """Reads the manifest of a datasets folder.
+
+    Args:
+        datasets_dir: the folder.
+
+    Returns:
+        A dictionary: file -> its row, a dictionary with the keys `COLUMNS` ("" where the manifest does not say). What
+        was left out is not in it. Empty if there is no manifest.
+
+    Raises:
+        UserError: if it cannot be read or has no column `file`.
+    """
+    path = Path(datasets_dir) / MANIFEST_FILE
+    if not path.exists():
+        return {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if "file" not in (reader.fieldnames or ()):
+                raise UserError(f"{path}: has no column file")
+            return {row["file"]: {name: row.get(name) or "" for name in COLUMNS} for row in reader if row["file"]}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a readable CSV file ({error})") from error
 
 
 @contextlib.contextmanager

@@ -87,26 +87,30 @@ class Prepared:
     largest_group: int
 
 
-def load(path, size=0):
-    """Reads a radiograph as the datasets folder holds it.
+def load(path):
+    """Reads a radiograph in gray.
 
     Args:
         path: any file that `r2c_gan.images.read_image` reads.
-        size: side of the result, shrunk with area averaging, enlarged bilinearly; 0 keeps the size.
 
     Returns:
         float32 [H, W] in [0, 1].
 
     Raises:
-        ImageError: if the file cannot be used.
+        ImageError: if the file cannot be used, or has a side below `MIN_SIDE`.
     """
     image = (images.read_image(path, 1)[..., 0] + 1) / 2
     height, width = image.shape
     if min(height, width) < MIN_SIDE:
         raise images.ImageError(f"{path}: {width} x {height} pixels; at least {MIN_SIDE} a side are needed")
-    if not size or height == width == size:
+    return image
+
+
+def fit(image, size):
+    """Makes an image [H, W] square, `size` a side: shrunk by area averaging, enlarged bilinearly; 0 changes nothing."""
+    if not size or image.shape == (size, size):
         return image
-    if min(height, width) >= size:
+    if min(image.shape) >= size:
         image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
     else:
         image = images.resize(image[..., None], size, size)[..., 0]
@@ -196,7 +200,7 @@ def _scan(job):
         header = read_header(record.path)
         found = {key: value for key, value in header.items() if getattr(record, key) == UNKNOWN}
         if preparation.domains == "by_quality" and record.quality is None:
-            found["quality"] = _score(load(record.path, preparation.size))
+            found["quality"] = _score(fit(image, preparation.size))
     except images.ImageError as error:
         return Problem(record.name, str(error))
     return duplicates.perceptual_hash(image), found
@@ -286,7 +290,7 @@ def unique_names(records):
 def _write(job):
     """Writes the files of one record and returns their rows of the manifest."""
     folder, record, name, split, domain, phash, preparation = job
-    image = load(record.path, preparation.size)
+    image = fit(load(record.path), preparation.size)
     outputs = [(domain, image, None)]
     if domain == "A" and preparation.domains == "by_degradation":
         from data_prep.degradations import degrade
@@ -311,20 +315,22 @@ def _write(job):
 
 
 def count(rows):
-    """The table source x label x domain of a manifest: a list of dictionaries, one a (source, label), sorted."""
-    rows = [row for row in rows if row["file"]]
-    folders = sorted(
-        {row["split"] + row["domain"] for row in rows}, key=lambda name: (SPLITS.index(_split(name)), name)
-    )
-    cells = collections.Counter((row["source"], row["label"], row["split"] + row["domain"]) for row in rows)
-    kinds = sorted({(row["source"], row["label"]) for row in rows})
+    """The table source x label x folder of the files of a manifest, see `cross_table`."""
+    return cross_table({**row, "folder": row["split"] + row["domain"]} for row in rows if row["file"])
+
+
+def cross_table(rows):
+    """Counts dictionaries with the keys source, label and folder: a list of dictionaries, one a (source, label)."""
+    cells = collections.Counter((row["source"], row["label"], row["folder"]) for row in rows)
+    folders = sorted({folder for _, _, folder in cells}, key=lambda folder: (SPLITS.index(split_of(folder)), folder))
     return [
         {"source": source, "label": label, **{folder: cells[source, label, folder] for folder in folders}}
-        for source, label in kinds
+        for source, label in sorted({(source, label) for source, label, _ in cells})
     ]
 
 
-def _split(folder):
+def split_of(folder):
+    """The split that a folder such as `testA_reference` belongs to."""
     return next(split for split in SPLITS if folder.startswith(split))
 
 

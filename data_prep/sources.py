@@ -209,12 +209,13 @@ def _read_csv(path):
                 row = {key: (value or "").strip() for key, value in row.items() if key}
                 try:
                     record = _record_of_row(path, row)
-                    if record.path in lines:
-                        raise UserError(f"{row['file']} is already listed in line {lines[record.path]}")
+                    real = os.path.realpath(record.path)
+                    if real in lines:
+                        raise UserError(f"{row['file']} is already listed in line {lines[real]}")
                 except UserError as error:
                     problems.append(Problem(row["file"], f"{path}, line {reader.line_num}: {error}"))
                 else:
-                    lines[record.path] = reader.line_num
+                    lines[real] = reader.line_num
                     records.append(record)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a readable CSV file ({error})") from error
