@@ -21,11 +21,6 @@ from r2c_gan.errors import UserError
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_string("output_dir", "quickstart", "Folder for the data, the run, the results and the exported model.")
-flags.DEFINE_bool("overwrite", False, "Delete an earlier quickstart in --output_dir first.")
-flags.DEFINE_integer("epochs", 19, "Epochs of the training.")
-flags.DEFINE_integer("seed", 0, "Seed of the phantoms and of the training.")
-
 # The paper: 256x256 crops of 286x286, 3 channels, width 64, batch 1, rate 2e-4, cycle and class weights 10 and 0.1,
 # 2000 epochs.
 TRAINING = {
@@ -127,6 +122,11 @@ def _call(module, **arguments):
 
 
 def console():
+    # Here and not above, so that importing this module defines no flags.
+    flags.DEFINE_string("output_dir", "quickstart", "Folder for the data, the run, the results and the exported model.")
+    flags.DEFINE_bool("overwrite", False, "Delete an earlier quickstart in --output_dir first.")
+    flags.DEFINE_integer("epochs", 19, "Epochs of the training.")
+    flags.DEFINE_integer("seed", 0, "Seed of the phantoms and of the training.")
     program.run(main, __doc__)
 
 
