@@ -151,9 +151,11 @@ def train(config, begin=lambda: None):
     started = time.monotonic()
     previous = _refuse_another_run(config)
     keras.utils.set_random_seed(config.seed)
-    if config.deterministic:
-        import tensorflow as tf
+    import tensorflow as tf
 
+    # TensorFlow 2.21's remapper fails at the discriminators' leaky ReLU, says so at length and leaves the graph alone.
+    tf.config.optimizer.set_experimental_options({"remapping": False})
+    if config.deterministic:
         tf.config.experimental.enable_op_determinism()
 
     limit = config.limit_train_images or None
