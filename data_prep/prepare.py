@@ -80,9 +80,19 @@ class Preparation:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """What was made: `rows` of the manifest, near-duplicate `pairs` (of names) and the size of the largest group."""
+    """What was made.
 
-    rows: list
+    Attributes:
+        counts: the table source x label x folder, see `cross_table`.
+        radiographs: how many were used.
+        left_out: list of `data_prep.sources.Problem`.
+        pairs: list of (name, name), near-duplicates.
+        largest_group: how many images the largest group has that had to stay together.
+    """
+
+    counts: list
+    radiographs: int
+    left_out: list
     pairs: list
     largest_group: int
 
@@ -139,7 +149,7 @@ def prepare(folder, records, problems, preparation, workers=1):
         _fail(problems[0].reason)
     records, hashes, wrong = _read(records, preparation, workers)
     records, hashes, unused = _usable(records, hashes, preparation)
-    left_out += wrong + unused
+    left_out = sorted(left_out + wrong + unused, key=lambda problem: problem.name)
     if not records:
         raise UserError("--source: no image is left" + (f"; {left_out[0].reason}" if left_out else ""))
 
@@ -154,17 +164,21 @@ def prepare(folder, records, problems, preparation, workers=1):
         (folder, record, name, *place, duplicates.to_hex(phash), preparation)
         for record, name, place, phash in zip(records, unique_names(records), places, hashes, strict=True)
     )
-    written = tqdm(parallel_map(_write, jobs, workers), "writing", len(records), unit="image")
-    rows = sorted((row for group in written for row in group), key=lambda row: row["file"])
-    rows += [
-        {**dict.fromkeys(COLUMNS, ""), "original": problem.name, "left_out": problem.reason}
-        for problem in sorted(left_out, key=lambda problem: problem.name)
-    ]
-    files.write_csv(folder / MANIFEST_FILE, rows, COLUMNS)
-    table = count(rows)
+    cells = collections.Counter()
+
+    def rows():  # one at a time: the manifest of many files is never in memory as a whole
+        for written in tqdm(parallel_map(_write, jobs, workers), "writing", len(records), unit="image"):
+            for row in written:
+                cells[row["source"], row["label"], row["split"] + row["domain"]] += 1
+                yield row
+        for problem in left_out:
+            yield {**dict.fromkeys(COLUMNS, ""), "original": problem.name, "left_out": problem.reason}
+
+    files.write_csv(folder / MANIFEST_FILE, rows(), COLUMNS)
+    table = cross_table(cells)
     files.write_csv(folder / COUNTS_FILE, table, table[0])
     names = [(records[first].name, records[second].name) for first, second in pairs]
-    return Prepared(rows, names, int(np.bincount(groups).max()))
+    return Prepared(table, len(records), left_out, names, int(np.bincount(groups).max()))
 
 
 def _fail(reason):
@@ -314,14 +328,8 @@ def _write(job):
     return rows
 
 
-def count(rows):
-    """The table source x label x folder of the files of a manifest, see `cross_table`."""
-    return cross_table({**row, "folder": row["split"] + row["domain"]} for row in rows if row["file"])
-
-
-def cross_table(rows):
-    """Counts dictionaries with the keys source, label and folder: a list of dictionaries, one a (source, label)."""
-    cells = collections.Counter((row["source"], row["label"], row["folder"]) for row in rows)
+def cross_table(cells):
+    """A counter of (source, label, folder) as a list of dictionaries, one a (source, label): a column each folder."""
     folders = sorted({folder for _, _, folder in cells}, key=lambda folder: (SPLITS.index(split_of(folder)), folder))
     return [
         {"source": source, "label": label, **{folder: cells[source, label, folder] for folder in folders}}
@@ -398,22 +406,19 @@ def main():
 
 
 def _report(prepared, count_read, seconds, output_dir):
-    print(format_table(count(prepared.rows)))
-    left_out = [row for row in prepared.rows if row["left_out"]]
-    for row in left_out[:5]:
-        print(f"left out: {row['original']}: {row['left_out']}")
-    if len(left_out) > 5:
-        print(f"left out: {len(left_out) - 5} more, see {MANIFEST_FILE}")
+    print(format_table(prepared.counts))
+    for problem in prepared.left_out[:5]:
+        print(f"left out: {problem.name}: {problem.reason}")
+    if len(prepared.left_out) > 5:
+        print(f"left out: {len(prepared.left_out) - 5} more, see {MANIFEST_FILE}")
     for first, second in prepared.pairs[:5]:
         print(f"near-duplicates: {first} and {second}")
     if len(prepared.pairs) > 5:
         print(f"near-duplicates: {len(prepared.pairs) - 5} more pairs")
-    used = {row["original"] for row in prepared.rows if row["file"]}
-    if prepared.largest_group > max(10, len(used) / 10):
-        print(f"warning: one group of {prepared.largest_group} images had to stay together; look at its patient id")
-    written = sum(bool(row["file"]) for row in prepared.rows)
+    if prepared.largest_group > max(10, prepared.radiographs / 10):
+        print(f"warning: {prepared.largest_group} images had to stay together; look at their patient ids")
     print(
-        f"{output_dir}: {written} files from {len(used)} radiographs, {len(left_out)} left out, {len(prepared.pairs)} "
+        f"{output_dir}: {prepared.radiographs} radiographs, {len(prepared.left_out)} left out, {len(prepared.pairs)} "
         f"near-duplicate pairs; {seconds:.1f} s, {count_read / seconds:.0f} images/s"
     )
 

@@ -32,7 +32,7 @@ _BIDS = re.compile(
 )  # of the BIMCV collection
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Record:
     """One radiograph of a source, not yet opened.
 

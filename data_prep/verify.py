@@ -366,8 +366,8 @@ def _counts(items):
 
 
 def _table(items):
-    rows = ({"source": item.source, "label": data.CLASSES[item.label], "folder": item.folder} for item in items)
-    return prepare.cross_table(rows)
+    cells = collections.Counter((item.source, data.CLASSES[item.label], item.folder) for item in items)
+    return prepare.cross_table(cells)
 
 
 def report(result):

@@ -16,7 +16,6 @@ from PIL import Image
 from test_duplicates import film
 from test_images import write_dicom
 
-from data_prep import prepare as module
 from data_prep.manifest import COLUMNS, new_folder, read_manifest
 from data_prep.prepare import Preparation, fit, format_table, load, prepare, unique_names
 from data_prep.sources import Problem, Record, read_source
@@ -44,7 +43,13 @@ def make_source(root, covid=20, control=20, side=SIDE):
 def run(source, folder, workers=1, **settings):
     """Prepares a source into a new folder and returns the rows of its manifest."""
     folder.mkdir()
-    return prepare(folder, *read_source(source), Preparation(**settings), workers).rows
+    prepare(folder, *read_source(source), Preparation(**settings), workers)
+    return manifest_rows(folder)
+
+
+def manifest_rows(folder):
+    with (folder / "manifest.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def kept(rows, folder=None):
@@ -124,7 +129,7 @@ def test_the_manifest_describes_the_files(made):
     folder, rows = made
     with (folder / "manifest.csv").open(newline="") as file:
         assert tuple(csv.DictReader(file).fieldnames) == COLUMNS
-    assert list(read_manifest(folder).values()) == kept(rows)
+    assert list(read_manifest(folder).values()) == kept(rows)  # it has none of what was left out
     on_disk = {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")}
     assert on_disk == {row["file"] for row in kept(rows)}
     for row in kept(rows):
@@ -172,7 +177,8 @@ def test_images_said_to_be_poor_are_not_clean(pile, tmp_path):
     records, _ = read_source(pile)
     records[3] = dataclasses.replace(records[3], quality="poor")
     (tmp_path / "set").mkdir()
-    rows = prepare(tmp_path / "set", records, [], Preparation(size=32)).rows
+    prepare(tmp_path / "set", records, [], Preparation(size=32))
+    rows = manifest_rows(tmp_path / "set")
     (left_out,) = (row for row in rows if row["left_out"])
     assert left_out["original"] == records[3].name
     assert "poor" in left_out["left_out"]
@@ -198,13 +204,14 @@ def test_a_patient_and_near_duplicates_stay_in_one_place(tmp_path, seed):
     (tmp_path / "set").mkdir()
     settings = Preparation(size=32, val_fraction=0.25, test_fraction=0.25, seed=seed)
     prepared = prepare(tmp_path / "set", *read_source(root / "list.csv"), settings)
-    place = places(prepared.rows)
+    rows = manifest_rows(tmp_path / "set")
+    place = places(rows)
     assert prepared.pairs == [("pile/covid/covid0.png", "pile/covid/resized.jpg")]
     assert prepared.largest_group == 4
     assert place["pile/covid/covid0.png"] == place["pile/covid/resized.jpg"]
     for patient in range(4):
         assert len({place[f"pile/covid/covid{3 * patient + index}.png"] for index in range(3)}) == 1
-    assert {row["patient"] for row in kept(prepared.rows)} == {"p0", "p1", "p2", "p3", "unknown"}
+    assert {row["patient"] for row in kept(rows)} == {"p0", "p1", "p2", "p3", "unknown"}
 
 
 def test_sources_are_spread_evenly(tmp_path):
@@ -562,7 +569,9 @@ def test_real_radiographs(tmp_path):
     source = Path(os.environ["R2C_GAN_XRAY_DIR"])
     records = read_source(source / "manifest.csv")[0][::40]
     (tmp_path / "set").mkdir()
-    rows = prepare(tmp_path / "set", records, [], Preparation(size=64, val_fraction=0.2, test_fraction=0.2)).rows
+    prepared = prepare(tmp_path / "set", records, [], Preparation(size=64, val_fraction=0.2, test_fraction=0.2))
+    rows = manifest_rows(tmp_path / "set")
+    assert prepared.radiographs == len(records)
     assert {row["original"] for row in kept(rows)} == {record.name for record in records}
     assert not any(row["left_out"] for row in rows)
-    assert module.count(rows)[0]["source"] == "cohen_talo"
+    assert prepared.counts[0]["source"] == "cohen_talo"
