@@ -16,6 +16,8 @@ _AHEAD = 4  # messages waiting a worker
 def parallel_map(function, jobs, workers=1):
     """Yields `function(job)` for every job, in order; memory does not grow with the number of jobs.
 
+    Close the generator (`contextlib.closing`) if it may not be exhausted, or the processes live until Python ends.
+
     Args:
         function: a function of one argument that can be pickled.
         jobs: an iterable of arguments that can be pickled.

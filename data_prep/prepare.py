@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import time
+from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -146,12 +147,12 @@ def prepare(folder, records, problems, preparation, workers=1):
     folder = Path(folder)
     left_out = list(problems)
     if preparation.on_error == "fail" and problems:
-        _fail(problems[0].reason)
+        _fail(problems[0])
     records, hashes, wrong = _read(records, preparation, workers)
     records, hashes, unused = _usable(records, hashes, preparation)
     left_out = sorted(left_out + wrong + unused, key=lambda problem: problem.name)
     if not records:
-        raise UserError("--source: no image is left" + (f"; {left_out[0].reason}" if left_out else ""))
+        raise UserError("--source: no image is left" + (f"; {left_out[0]}" if left_out else ""))
 
     pairs = duplicates.near_pairs(hashes)
     groups = splits.group_images([record.patient for record in records], pairs)
@@ -167,10 +168,11 @@ def prepare(folder, records, problems, preparation, workers=1):
     cells = collections.Counter()
 
     def rows():  # one at a time: the manifest of many files is never in memory as a whole
-        for written in tqdm(parallel_map(_write, jobs, workers), "writing", len(records), unit="image"):
-            for row in written:
-                cells[row["source"], row["label"], row["split"] + row["domain"]] += 1
-                yield row
+        with closing(parallel_map(_write, jobs, workers)) as written:
+            for group in tqdm(written, "writing", len(records), unit="image"):
+                for row in group:
+                    cells[row["source"], row["label"], row["split"] + row["domain"]] += 1
+                    yield row
         for problem in left_out:
             yield {**dict.fromkeys(COLUMNS, ""), "original": problem.name, "left_out": problem.reason}
 
@@ -181,28 +183,30 @@ def prepare(folder, records, problems, preparation, workers=1):
     return Prepared(table, len(records), left_out, names, int(np.bincount(groups).max()))
 
 
-def _fail(reason):
-    raise UserError(f"{reason}. --on_error=skip leaves such files out and lists them in the manifest")
+def _fail(problem):
+    raise UserError(f"{problem}. --on_error=skip leaves such files out and lists them in the manifest")
 
 
 def _read(records, preparation, workers):
     """Opens every file once: (records that can be used, their hashes uint8 [N, 32], problems)."""
-    scans = parallel_map(_scan, ((record, preparation) for record in records), workers)
     kept, hashes, problems, patients, names = [], [], [], {}, set()
-    for record, scan in zip(records, tqdm(scans, "reading", len(records), unit="image"), strict=True):
-        if record.name in names:
-            scan = Problem(record.name, f"{record.path}: another --source also has a {record.name}; rename a folder")
-        if isinstance(scan, Problem):
-            if preparation.on_error == "fail":
-                _fail(scan.reason)
-            problems.append(scan)
-            continue
-        phash, found = scan
-        if "patient" in found:  # the number of a person in a hospital does not belong into a manifest
-            found["patient"] = patients.setdefault(found["patient"], f"dicom-{len(patients) + 1:05d}")
-        names.add(record.name)
-        kept.append(dataclasses.replace(record, **found))
-        hashes.append(phash)
+    with closing(parallel_map(_scan, ((record, preparation) for record in records), workers)) as scans:
+        for record, scan in zip(records, tqdm(scans, "reading", len(records), unit="image"), strict=True):
+            if record.name in names:
+                scan = Problem(
+                    record.name, record.path, "another --source also has a file of this name; rename a folder"
+                )
+            if isinstance(scan, Problem):
+                if preparation.on_error == "fail":
+                    _fail(scan)
+                problems.append(scan)
+                continue
+            phash, found = scan
+            if "patient" in found:  # the number of a person in a hospital does not belong into a manifest
+                found["patient"] = patients.setdefault(found["patient"], f"dicom-{len(patients) + 1:05d}")
+            names.add(record.name)
+            kept.append(dataclasses.replace(record, **found))
+            hashes.append(phash)
     return kept, np.array(hashes, np.uint8).reshape(-1, duplicates.HASH_BITS // 8), problems
 
 
@@ -216,7 +220,7 @@ def _scan(job):
         if preparation.domains == "by_quality" and record.quality is None:
             found["quality"] = _score(fit(image, preparation.size))
     except images.ImageError as error:
-        return Problem(record.name, str(error))
+        return Problem(record.name, record.path, str(error).removeprefix(f"{record.path}: "))
     return duplicates.perceptual_hash(image), found
 
 
@@ -240,7 +244,9 @@ def _usable(records, hashes, preparation):
         reasons = ["" if quality else f"quality {record.quality:.3f}, between {poor_below:.3f} and {good_above:.3f}"
                    for record, quality in zip(records, qualities, strict=True)]  # fmt: skip
     kept = [index for index, reason in enumerate(reasons) if not reason]
-    unused = [Problem(record.name, reason) for record, reason in zip(records, reasons, strict=True) if reason]
+    unused = [
+        Problem(record.name, record.path, reason) for record, reason in zip(records, reasons, strict=True) if reason
+    ]
     return [dataclasses.replace(records[index], quality=qualities[index]) for index in kept], hashes[kept], unused
 
 

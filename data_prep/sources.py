@@ -57,12 +57,16 @@ class Record:
     split: str | None = None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Problem:
-    """A file or row of a source that cannot be used: its name as in `Record`, and why, in a line naming it."""
+    """What cannot be used: its name as in `Record`, the file to look at, and why; `str` gives the last two."""
 
     name: str
+    path: Path
     reason: str
+
+    def __str__(self):
+        return f"{self.path}: {self.reason}"
 
 
 def read_source(path):
@@ -161,7 +165,7 @@ def _read_qata(root):
         place = [_plain(folder) for folder in (root.parent.name, root.name, *folders)]
         kind = next((found for found in map(_QATA.fullmatch, place) if found), None)
         if kind is None:
-            problems.append(Problem(_name(root, file), f"{file}: not in a folder of a QaTa-COV19 release"))
+            problems.append(Problem(_name(root, file), file, "not in a folder of a QaTa-COV19 release"))
             continue
         control = kind[0].startswith("controlgroup")
         # The control group is itself a collection of collections, a folder each.
@@ -193,8 +197,9 @@ def _read_class_folders(root):
         if label is not None:
             records.append(Record(file, _name(root, file), data.CLASSES[label], root.name, **_from_name(file)))
             continue
-        where = f"{file}: the folder {folders[0]!r} is no label" if folders else f"{file}: is in no class folder"
-        problems.append(Problem(_name(root, file), f"{where}; labels are {', '.join(data.LABEL_NAMES)}"))
+        reason = f"the folder {folders[0]!r} is no label" if folders else "is in no class folder"
+        reason += f"; labels are {', '.join(data.LABEL_NAMES)}"
+        problems.append(Problem(_name(root, file), file, reason))
     return records, problems
 
 
@@ -213,7 +218,7 @@ def _read_csv(path):
                     if real in lines:
                         raise UserError(f"{row['file']} is already listed in line {lines[real]}")
                 except UserError as error:
-                    problems.append(Problem(row["file"], f"{path}, line {reader.line_num}: {error}"))
+                    problems.append(Problem(_listed(path, row), path, f"line {reader.line_num}: {error}"))
                 else:
                     lines[real] = reader.line_num
                     records.append(record)
@@ -233,11 +238,18 @@ def _record_of_row(path, row):
     if split is not None and split not in SPLITS:
         raise UserError(f"unknown split {split!r}; it must be {', '.join(SPLITS)} or empty")
     known = {key: row[key] for key in ("patient", "view", "modality") if row.get(key, "").lower() not in _NOBODY}
-    root = Path(os.path.abspath(path)).parent.name
     return Record(
-        file, f"{root}/{row['file']}", data.CLASSES[label], row.get("source") or root,
+        file, _listed(path, row), data.CLASSES[label], row.get("source") or _name_of_parent(path),
         quality=_quality(row.get("quality")), split=split, **{**_from_name(file), **known},
     )  # fmt: skip
+
+
+def _name_of_parent(path):
+    return Path(os.path.abspath(path)).parent.name
+
+
+def _listed(path, row):
+    return f"{_name_of_parent(path)}/{row['file']}"
 
 
 def _quality(text):

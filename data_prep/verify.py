@@ -15,6 +15,7 @@ import collections
 import dataclasses
 import os
 import warnings
+from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -153,12 +154,12 @@ def _examine(datasets_dir, listed, thumbnails, workers):
     """Decodes every file: (list of `Item`, errors)."""
     items, errors = [], []
     jobs = ((datasets_dir / name, thumbnails) for name, _ in listed)
-    scans = tqdm(parallel_map(_scan, jobs, workers), "checking", len(listed), unit="image")
-    for (name, label), scan in zip(listed, scans, strict=True):
-        if isinstance(scan, str):
-            errors.append(scan)
-        else:
-            items.append(Item(name, label, *scan, source=UNKNOWN, patient=UNKNOWN))
+    with closing(parallel_map(_scan, jobs, workers)) as scans:
+        for (name, label), scan in zip(listed, tqdm(scans, "checking", len(listed), unit="image"), strict=True):
+            if isinstance(scan, str):
+                errors.append(scan)
+            else:
+                items.append(Item(name, label, *scan, source=UNKNOWN, patient=UNKNOWN))
     return items, errors
 
 
