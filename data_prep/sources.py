@@ -76,7 +76,7 @@ def read_source(path):
         path: a CSV file or a folder.
 
     Returns:
-        (records, problems): lists of `Record` and `Problem`, sorted by name.
+        (records, problems): a list of `Record`, sorted by name, and a list of `Problem`, in the order of the source.
 
     Raises:
         UserError: if the source is missing, of no known layout, or holds no image.
@@ -93,7 +93,7 @@ def read_source(path):
         raise UserError(f"--source={path}: no such file or folder")
     if not records and not problems:
         raise UserError(f"--source={path}: holds no image ({', '.join(images.IMAGE_SUFFIXES)})")
-    return sorted(records, key=lambda record: record.name), sorted(problems, key=lambda problem: problem.name)
+    return sorted(records, key=lambda record: record.name), problems
 
 
 def read_header(path):
