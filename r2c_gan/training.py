@@ -195,7 +195,7 @@ def train(config, begin=lambda: None):
             for name in ("restorer", "degrader", "discriminator_a", "discriminator_b")
         },
         "training_seconds": sum(row["seconds"] for row in callbacks.read_history(run)),
-        "last_session_seconds": round(time.monotonic() - started, 1),
+        "seconds_since_last_start": round(time.monotonic() - started, 1),
         "last": last.measures,
         "best_epoch": best.epoch if best else None,
     }
