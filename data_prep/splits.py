@@ -28,7 +28,7 @@ def group_images(patients, pairs):
     return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
-def assign(groups, strata, shares, seed, allowed=None):
+def assign(groups, strata, shares, seed):
     """Divides images into cells: every group whole, every stratum in the same shares.
 
     Large groups go first. Each goes where its strata are furthest below their share, then where the cell as a whole
@@ -39,12 +39,10 @@ def assign(groups, strata, shares, seed, allowed=None):
         strata: list of N sortable values, such as (label, source).
         shares: dictionary, cell -> share of the images; they sum to 1.
         seed: non-negative integer; another seed gives another division.
-        allowed: dictionary, group -> the cells that it may go to; all for a group that is not in it.
 
     Returns:
         list of N cells.
     """
-    allowed = allowed or {}
     cells = list(shares)
     numbers = {stratum: number for number, stratum in enumerate(sorted(set(strata)))}
     contents = collections.defaultdict(collections.Counter)
@@ -53,13 +51,12 @@ def assign(groups, strata, shares, seed, allowed=None):
     totals = np.bincount([numbers[stratum] for stratum in strata], minlength=len(numbers))
     missing = totals[:, None] * np.array([shares[cell] for cell in cells])  # [strata, cells], images
     order = np.random.default_rng(seed).permutation(sorted(contents)).tolist()
-    order.sort(key=lambda group: (group not in allowed, -contents[group].total()))
+    order.sort(key=lambda group: -contents[group].total())
     chosen = {}
     for group in order:
         members, counts = (np.array(values) for values in zip(*contents[group].items(), strict=True))
-        open_to = np.array([cells.index(cell) for cell in allowed.get(group, cells)])
-        need = counts @ missing[np.ix_(members, open_to)]
-        neediest = open_to[need >= need.max() - 1e-9]
+        need = counts @ missing[members]
+        neediest = np.flatnonzero(need >= need.max() - 1e-9)
         cell = neediest[np.argmax(missing[:, neediest].sum(axis=0))]
         missing[members, cell] -= counts
         chosen[group] = cells[cell]
