@@ -7,15 +7,11 @@ patient; `testA_reference/` holds the clean twin of each image of `testA/`. The 
 for trying the software and for experiments that need the truth, never for any claim about diagnosis.
 """
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import json
 import math
-import multiprocessing
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import cv2
@@ -23,15 +19,19 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
+from data_prep import duplicates, manifest
 from data_prep import phantom_anatomy as anatomy
 from data_prep.degradations import SEVERITIES, degrade
+from data_prep.manifest import MANIFEST_FILE, UNKNOWN, new_folder
+from data_prep.parallel import parallel_map
+from data_prep.quality import quality_score
 from r2c_gan import files, images
 from r2c_gan.cli import program
 from r2c_gan.errors import UserError
 
 LABELS = ("control", "covid")
 MIN_SIZE, MAX_SIZE = 32, 2048
-COLUMNS = ("file", "sha256", "label", "source", "patient", "view", "domain", "split", "seed", "phantom", "degradation")
+COLUMNS = (*manifest.COLUMNS, "phantom")  # JSON: all that was drawn for the patient
 
 _SUPERSAMPLING = 2
 _ATTENUATION = 0.2  # 1/cm, of water at about 60 keV
@@ -241,20 +241,9 @@ def write_dataset(folder, phantoms, workers=1):
     """
     patients = phantoms.patients()
     jobs = [(Path(folder), phantoms, *patient) for patient in patients]
-    with contextlib.ExitStack() as stack:
-        if workers > 1:
-            pool = concurrent.futures.ProcessPoolExecutor(
-                workers, multiprocessing.get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
-            )
-            stack.callback(pool.shutdown, cancel_futures=True)
-            written = pool.map(_write_patient, jobs, chunksize=8)
-        else:
-            written = map(_write_patient, jobs)
-        try:
-            rows = [row for group in tqdm(written, "phantoms", len(jobs), unit="patient") for row in group]
-        except concurrent.futures.process.BrokenProcessPool as error:
-            raise UserError(f"--workers={workers}: a process was killed, for want of memory? give fewer") from error
-    files.write_csv(Path(folder) / "manifest.csv", rows, COLUMNS)
+    with contextlib.closing(parallel_map(_write_patient, jobs, workers)) as written:
+        rows = [row for group in tqdm(written, "phantoms", len(jobs), unit="patient") for row in group]
+    files.write_csv(Path(folder) / MANIFEST_FILE, rows, COLUMNS)
     return rows
 
 
@@ -271,55 +260,22 @@ def _write_patient(job):
     outputs = [(f"{split}{domain}", domain, image, degradation)]
     if (split, domain) == ("test", "A"):
         outputs.append(("testA_reference", "A_reference", phantom.image, None))
+    phash = duplicates.to_hex(duplicates.perceptual_hash(phantom.image))
     rows = []
     for subfolder, kind, pixels, parameters in outputs:
         path = folder / subfolder / name
         images.write_image(path, 2 * pixels - 1)
         rows.append({
-            "file": f"{subfolder}/{name}", "sha256": files.sha256(path), "label": label, "source": "phantom",
-            "patient": patient, "view": "PA", "domain": kind, "split": split, "seed": phantoms.seed,
-            "phantom": json.dumps(phantom.parameters), "degradation": json.dumps(parameters),
+            "file": f"{subfolder}/{name}", "sha256": files.sha256(path), "phash": phash, "label": label,
+            "source": "phantom", "patient": patient, "view": "PA", "modality": UNKNOWN,
+            "quality": f"{quality_score(pixels):.4f}", "domain": kind, "split": split,
+            "parameters": json.dumps(parameters) if parameters else "", "original": f"seed {phantoms.seed}",
+            "left_out": "", "phantom": json.dumps(phantom.parameters),
         })  # fmt: skip
     if phantoms.masks and split == "test":
         for part, mask in (("lungs", phantom.lung_mask), ("opacities", phantom.opacity_mask)):
             images.write_image(folder / "masks" / part / name, 2.0 * mask - 1)
     return rows
-
-
-@contextlib.contextmanager
-def new_folder(path, overwrite=False):
-    """Yields a temporary folder beside `path` and renames it to `path` if the block succeeds.
-
-    Args:
-        path: the folder to make; it may exist if it is empty.
-        overwrite: replace a folder that a program of this package wrote: one with a `manifest.csv` and a `flags.txt`.
-
-    Raises:
-        UserError: if `path` holds something that may not be replaced, or cannot be written.
-    """
-    path = Path(path)
-    if path.exists() and not path.is_dir():
-        raise UserError(f"--output_dir={path}: is a file; give a folder")
-    if path.is_dir() and any(path.iterdir()):
-        if not overwrite:
-            raise UserError(f"--output_dir={path}: is not empty; give another folder, or --overwrite to replace it")
-        if not all((path / name).is_file() for name in ("manifest.csv", "flags.txt")):
-            raise UserError(f"--output_dir={path}: is not a datasets folder made here (no manifest.csv and flags.txt)")
-    parent = path.absolute().parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=parent))
-    except OSError as error:
-        raise UserError(f"--output_dir={path}: cannot be written ({error.strerror})") from error
-    try:
-        new, old = temporary / "new", temporary / "old"
-        new.mkdir()
-        yield new
-        if path.is_dir():
-            os.rename(path, old)
-        os.rename(new, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def define_flags():

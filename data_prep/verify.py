@@ -93,12 +93,17 @@ def verify(datasets_dir, source_probe=False, workers=1, seed=0):
     known = {name for name, _ in listed}
     errors += [f"{name}: has no clean twin" for name in _without_twin(datasets_dir, known)]
     pairs = duplicates.near_pairs(np.array([item.phash for item in items]).reshape(-1, duplicates.HASH_BITS // 8))
-    leaks, paired = _duplicates(items, pairs)
+    leaks, paired, alike = _duplicates(items, pairs)
     leaks += _shared_patients(items)
     if paired:
         cautions.append(
             f"{len(paired)} near-duplicates lie in domains A and B of one split, which should be unpaired: "
             f"{paired[0][0]} and {paired[0][1]}"
+        )
+    if alike:
+        cautions.append(
+            f"{len(alike)} pairs look alike but are of two patients, as their source says: "
+            f"{alike[0][0]} and {alike[0][1]}"
         )
     cautions += _strange_twins(items)
     cautions += _imbalance(items)
@@ -225,18 +230,26 @@ def _without_twin(datasets_dir, names):
 
 
 def _duplicates(items, pairs):
-    """(leaks: near-duplicates in two splits, pairs of names: those in A and B of one split)."""
-    leaks, paired = [], []
+    """(leaks: near-duplicates in two splits, pairs of names: those in A and B of one split, look-alikes)."""
+    leaks, paired, alike = [], [], []
     for first, second in ((items[i], items[j]) for i, j in pairs):
         names = [first.file, second.file]
-        if first.split != second.split:
+        if _two_patients(first, second) and first.sha256 != second.sha256:
+            alike.append(names)
+        elif first.split != second.split:
             same = first.sha256 == second.sha256
             bits = duplicates.distance(first.phash, second.phash)
             detail = "the same file" if same else f"{bits} of {duplicates.HASH_BITS} bits differ"
             leaks.append({"kind": "same file" if same else "near-duplicates", "files": names, "detail": detail})
         elif {first.folder[-1], second.folder[-1]} == {"A", "B"}:
             paired.append(names)
-    return leaks, paired
+    return leaks, paired, alike
+
+
+def _two_patients(first, second):
+    """Whether their one source says that they are of two patients: chests that look alike, then, and not one film."""
+    known = UNKNOWN not in (first.patient, second.patient)
+    return known and first.source == second.source and first.patient != second.patient
 
 
 def _shared_patients(items):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from data_prep import phantoms
-from data_prep.phantoms import PhantomSet, make_phantom, new_folder, write_dataset
+from data_prep.manifest import new_folder
+from data_prep.phantoms import PhantomSet, make_phantom, write_dataset
 from r2c_gan.errors import UserError
 
 SEEDS = range(12)
@@ -238,9 +239,11 @@ def test_manifest(dataset):
         assert row["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
         assert path.name == f"{row['label']}_{row['patient']}.png"
         assert path.parent.name == f"{row['split']}{row['domain']}"
-        assert (row["source"], row["view"], row["seed"]) == ("phantom", "PA", "3")
+        assert (row["source"], row["view"], row["original"]) == ("phantom", "PA", "seed 3")
+        assert len(row["phash"]) == 64
+        assert 0 <= float(row["quality"]) <= 1
         assert json.loads(row["phantom"])["label"] == row["label"]
-        assert bool(json.loads(row["degradation"])) == (row["domain"] == "A")
+        assert bool(row["parameters"]) == (row["domain"] == "A")
 
 
 def test_workers_change_nothing_and_the_seed_everything(dataset, tmp_path):

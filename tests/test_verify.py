@@ -1,6 +1,7 @@
 """A sound folder passes; every way to leak, and every kind of damage, is found and named."""
 
 import csv
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -12,10 +13,10 @@ import pytest
 from PIL import Image
 from test_prepare import gray, make_source
 
-from data_prep.manifest import COLUMNS, read_manifest
+from data_prep.manifest import COLUMNS, UNKNOWN, read_manifest
 from data_prep.prepare import Preparation, prepare
 from data_prep.sources import read_source
-from data_prep.verify import Item, guess_by_source, probe_sources, report, verify
+from data_prep.verify import Item, _duplicates, guess_by_source, probe_sources, report, verify
 from r2c_gan import files
 from r2c_gan.errors import UserError
 
@@ -368,3 +369,24 @@ def test_phantoms_pass(tmp_path):
     assert leaks(result, "same file") == leaks(result, "patient") == []
     with (tmp_path / "manifest.csv").open(newline="") as file:
         assert result["patients_known"] == len(list(csv.DictReader(file)))
+
+
+@pytest.mark.parametrize(
+    ("patients", "sources", "leaks"),
+    [
+        (("p1", "p2"), ("clinic", "clinic"), 0),  # the source knows them apart
+        (("p1", "p1"), ("clinic", "clinic"), 1),
+        (("p1", UNKNOWN), ("clinic", "clinic"), 1),
+        (("p1", "p2"), ("clinic", "other"), 1),  # each source has numbers of its own
+    ],
+)
+def test_films_alike_of_two_patients_of_one_source_are_no_leak(patients, sources, leaks):
+    phash = np.zeros(32, np.uint8)
+    items = [
+        Item(f"{folder}/{patient}.png", 0, folder, phash, None, source, patient)
+        for folder, patient, source in zip(("trainA", "testB"), patients, sources, strict=True)
+    ]
+    found, _, alike = _duplicates(items, [(0, 1)])
+    assert (len(found), len(alike)) == (leaks, 1 - leaks)
+    same_bytes = [dataclasses.replace(item, sha256="same") for item in items]
+    assert len(_duplicates(same_bytes, [(0, 1)])[0]) == 1
