@@ -4,6 +4,22 @@ import keras
 from keras import ops
 
 
+class _Functional:
+    """The pooled images as a value, put back at the end."""
+
+    def __init__(self, variable):
+        self.variable, self.value = variable, variable.value
+
+    def read(self, place):
+        return ops.take(self.value, place, axis=0)
+
+    def write(self, place, image):
+        self.value = ops.scatter_update(self.value, ops.reshape(place, (1, 1)), image[None])
+
+    def close(self):
+        self.variable.assign(self.value)
+
+
 @keras.saving.register_keras_serializable("r2c_gan")
 class ImagePool(keras.layers.Layer):
     """A buffer of generated images (Shrivastava et al. 2017), held as weights so that a checkpoint carries it.
@@ -56,20 +72,28 @@ class ImagePool(keras.layers.Layer):
         # Integers, because float draws differ under XLA.
         drawn = keras.random.randint((images.shape[0],), 0, 2 * self.size, dtype="int32", seed=self.draws)
         swaps, places = drawn < self.size, drawn % self.size
-        pool, returned = self.images.value, []
+        pool, returned = self._buffer(), []
         for index in range(images.shape[0]):
             image = images[index]
             seen = self.seen + index
             filling = seen < self.size
             place = ops.where(filling, seen, places[index])
-            pooled = ops.take(pool, place, axis=0)
+            pooled = pool.read(place)
             swap = ops.logical_and(ops.logical_not(filling), swaps[index])
             returned.append(ops.where(swap, pooled, image))
             kept = ops.where(ops.logical_or(filling, swap), image, pooled)
-            pool = ops.scatter_update(pool, ops.reshape(place, (1, 1)), kept[None])
-        self.images.assign(pool)
+            pool.write(place, kept)
+        pool.close()
         self.seen.assign_add(images.shape[0])
         return ops.stack(returned)
+
+    def _buffer(self):
+        if keras.backend.backend() == "tensorflow":
+            from r2c_gan import tensorflow_kernels
+
+            if tensorflow_kernels.may_write_in_place():
+                return tensorflow_kernels.InPlace(self.images.value)
+        return _Functional(self.images)
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -109,12 +109,44 @@ class ReflectionPadding2D(keras.layers.Layer):
         return {**super().get_config(), "padding": self.padding}
 
 
-def instance_normalization(name=None):
-    """Instance normalisation as in the authors' networks: per sample and channel, epsilon 1e-3, scale and offset.
+@keras.saving.register_keras_serializable("r2c_gan")
+class InstanceNormalization(keras.layers.GroupNormalization):
+    """Normalises each channel of each sample to mean 0 and variance 1, then scales and shifts it by learned numbers.
 
-    It is what `tfa.layers.InstanceNormalization` computes (`make test-addons` checks that).
+    What `tfa.layers.InstanceNormalization` computes (`make test-addons` checks that), with its epsilon, the authors'.
+    Statistics are float32 whatever the dtype policy.
+
+    Args:
+        epsilon: added to the variance.
+
+    Call arguments:
+        inputs: [N, H, W, C].
+
+    Returns:
+        [N, H, W, C].
     """
-    return keras.layers.GroupNormalization(groups=-1, epsilon=1e-3, name=name)
+
+    def __init__(self, epsilon=1e-3, **kwargs):
+        super().__init__(groups=-1, epsilon=epsilon, **kwargs)
+
+    def call(self, inputs):
+        if keras.backend.backend() != "tensorflow" or len(inputs.shape) != 4:
+            return super().call(inputs)
+        from r2c_gan import tensorflow_kernels
+
+        # Read by their values, because under a mixed policy Keras would cast them.
+        gamma, beta = self.gamma.value, self.beta.value
+        return tensorflow_kernels.instance_normalization(inputs, gamma, beta, self.epsilon)
+
+    def get_config(self):
+        config = super().get_config()
+        del config["groups"]
+        return config
+
+
+def instance_normalization(name=None):
+    """Instance normalisation with the authors' epsilon."""
+    return InstanceNormalization(name=name)
 
 
 class _OperationalConv(keras.layers.Layer):
@@ -193,18 +225,25 @@ class _OperationalConv(keras.layers.Layer):
             self._form = "concatenated" if self.q > 1 and channels <= CONCATENATED_CHANNELS else "summed"
 
     def call(self, inputs):
-        terms = powers(self._pad(inputs), self.q)
+        sides = self._reflected_sides()
         if self._form == "summed":
             kernels = ops.split(self.kernel, self.q, axis=self._kernel_input_axis)
-            outputs = sum(self._convolve(term, kernel) for term, kernel in zip(terms, kernels, strict=True))
+            if keras.backend.backend() == "tensorflow":
+                from r2c_gan import tensorflow_kernels
+
+                outputs = tensorflow_kernels.sum_over_powers(inputs, kernels, sides, self._convolve)
+            else:
+                terms = powers(_reflect(inputs, sides), self.q)
+                outputs = sum(self._convolve(term, kernel) for term, kernel in zip(terms, kernels, strict=True))
         else:
-            outputs = self._convolve(ops.concatenate(terms, axis=-1), self.kernel)
+            outputs = self._convolve(ops.concatenate(powers(_reflect(inputs, sides), self.q), axis=-1), self.kernel)
         if self.bias is not None:
             outputs = outputs + ops.cast(self.bias, outputs.dtype)
         return self.activation(outputs)
 
-    def _pad(self, inputs):
-        return inputs
+    def _reflected_sides(self):
+        """Pixels of mirrored padding, ((top, bottom), (left, right))."""
+        return ((0, 0), (0, 0))
 
     def get_config(self):
         return {
@@ -264,10 +303,10 @@ class OperationalConv2D(_OperationalConv):
     def _kernel_shape(self, channels):
         return (*self.kernel_size, channels, self.filters)
 
-    def _pad(self, inputs):
+    def _reflected_sides(self):
         if self.padding != "reflect":
-            return inputs
-        return ops.pad(inputs, [(0, 0), *map(_reflect_sides, self.kernel_size, self.dilation_rate), (0, 0)], "reflect")
+            return super()._reflected_sides()
+        return tuple(map(_reflect_sides, self.kernel_size, self.dilation_rate))
 
     def _convolve(self, inputs, kernel):
         padding = "valid" if self.padding == "reflect" else self.padding
@@ -324,6 +363,10 @@ class OperationalConv2DTranspose(_OperationalConv):
                     size += max(rate * (kernel - 1) + 1 - stride, 0)
             sides.append(size)
         return (input_shape[0], *sides, self.filters)
+
+
+def _reflect(x, sides):
+    return ops.pad(x, [(0, 0), *sides, (0, 0)], mode="reflect") if any(map(any, sides)) else x
 
 
 def _reflect_sides(kernel, rate):
