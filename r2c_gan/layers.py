@@ -10,6 +10,8 @@ where * is convolution and x^p the elementwise power; the series' constant term 
 around 0, so inputs should lie in [-1, 1] (feed it images so scaled, or the output of a tanh). q = 1 is a convolution.
 """
 
+import contextlib
+
 import keras
 from keras import ops
 
@@ -54,6 +56,29 @@ class GlorotPerPower(keras.initializers.Initializer):
 
     def get_config(self):
         return {"q": self.q, "axis": self.axis, "initializer": keras.initializers.serialize(self.initializer)}
+
+
+_portable = False
+
+
+@contextlib.contextmanager
+def portable():
+    """Within it, layers are traced in plain `keras.ops`, without TensorFlow's own kernels, as converters need it."""
+    global _portable
+    before, _portable = _portable, True
+    try:
+        yield
+    finally:
+        _portable = before
+
+
+def _tensorflow_kernels():
+    """The module of TensorFlow's own kernels where they are to be used, else None."""
+    if _portable or keras.backend.backend() != "tensorflow":
+        return None
+    from r2c_gan import tensorflow_kernels
+
+    return tensorflow_kernels
 
 
 def powers(x, q):
@@ -130,13 +155,11 @@ class InstanceNormalization(keras.layers.GroupNormalization):
         super().__init__(groups=-1, epsilon=epsilon, **kwargs)
 
     def call(self, inputs):
-        if keras.backend.backend() != "tensorflow" or len(inputs.shape) != 4:
+        kernels = _tensorflow_kernels()
+        if kernels is None:
             return super().call(inputs)
-        from r2c_gan import tensorflow_kernels
-
         # Read by their values, because under a mixed policy Keras would cast them.
-        gamma, beta = self.gamma.value, self.beta.value
-        return tensorflow_kernels.instance_normalization(inputs, gamma, beta, self.epsilon)
+        return kernels.instance_normalization(inputs, self.gamma.value, self.beta.value, self.epsilon)
 
     def get_config(self):
         config = super().get_config()
@@ -228,10 +251,8 @@ class _OperationalConv(keras.layers.Layer):
         sides = self._reflected_sides()
         if self._form == "summed":
             kernels = ops.split(self.kernel, self.q, axis=self._kernel_input_axis)
-            if keras.backend.backend() == "tensorflow":
-                from r2c_gan import tensorflow_kernels
-
-                outputs = tensorflow_kernels.sum_over_powers(inputs, kernels, sides, self._convolve)
+            if faster := _tensorflow_kernels():
+                outputs = faster.sum_over_powers(inputs, kernels, sides, self._convolve)
             else:
                 terms = powers(_reflect(inputs, sides), self.q)
                 outputs = sum(self._convolve(term, kernel) for term, kernel in zip(terms, kernels, strict=True))
