@@ -78,7 +78,7 @@ def test_one_image_is_restored_at_the_models_size_and_comes_back_at_its_own():
     network = Halving()
     image = np.full((30, 21, 1), 0.8, "float32")
     restored, probabilities = restorer(network, size=(16, 8)).restore_image(image, iterations=2)
-    assert network.shapes == [(1, 16, 8, 1)] * 2
+    assert network.shapes == [(1, 16, 8, 1)] * 3  # two passes, and the head on what came out
     assert restored.shape == image.shape
     np.testing.assert_allclose(restored, 0.2, atol=1e-6)
     np.testing.assert_allclose(probabilities, [0.1, 0.9], atol=1e-6)  # of the image itself, not of the first pass
