@@ -5,6 +5,8 @@ refuses truncated files and says nothing on standard error; OpenCV decodes PNG a
 colour. Both work outside Python's global lock, so many threads can decode at once.
 """
 
+import dataclasses
+import hashlib
 import io
 import os
 import struct
@@ -19,6 +21,7 @@ from r2c_gan.errors import UserError
 from r2c_gan.files import atomic_path
 
 DICOM_SUFFIXES = (".dcm", ".dicom")
+_DICOM_MAGIC = b"DICM"  # at byte 128
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", *DICOM_SUFFIXES)
 
 MAX_SIDE = 20_000
@@ -37,7 +40,7 @@ class ImageError(UserError):
     """A file that cannot be used as an image. The message begins with its path."""
 
 
-def list_images(folder, recursive=False):
+def list_images(folder, recursive=False, unnamed_dicom=False):
     """The image files of a folder, by suffix (`IMAGE_SUFFIXES`, in any case), sorted.
 
     Hidden files and folders (a leading dot) are skipped. Symbolic links are followed; every real folder is
@@ -46,6 +49,7 @@ def list_images(folder, recursive=False):
     Args:
         folder: a folder.
         recursive: whether to enter sub-folders.
+        unnamed_dicom: whether DICOM files with another suffix or none count, as archives export them.
 
     Returns:
         A sorted list of `pathlib.Path`, each beginning with `folder`.
@@ -64,14 +68,42 @@ def list_images(folder, recursive=False):
             continue
         entered.add(real)
         folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
+        paths = [Path(parent, name) for name in names if not name.startswith(".")]
         found += [
-            Path(parent, name) for name in names if not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
+            path
+            for path in paths
+            if path.name.lower().endswith(IMAGE_SUFFIXES) or (unnamed_dicom and _has_dicom_magic(path))
         ]
     return sorted(found)
 
 
+def _has_dicom_magic(path):
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == _DICOM_MAGIC
+    except OSError:
+        return False
+
+
 def _unreadable(error):
     raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFile:
+    """What a file held.
+
+    Attributes:
+        pixels: float32 [H, W, C] in [-1, 1].
+        bits: 8 or 16: what a PNG needs to hold the file's levels.
+        sha256: of the file's bytes, as hexadecimal digits.
+        dicom: the `pydicom` dataset of a DICOM file, without its pixels; None for other files.
+    """
+
+    pixels: np.ndarray
+    bits: int
+    sha256: str
+    dicom: object = None
 
 
 def read_image(path, channels=None):
@@ -80,7 +112,7 @@ def read_image(path, channels=None):
     The whole range of the stored numbers (8 or 16 bit; for DICOM the window, else BitsStored) becomes [-1, 1].
     A palette becomes colour; transparent pixels are laid over black; the EXIF orientation of a JPEG and the orientation
     of a TIFF are applied; of a TIFF with several pages the first is read, and "min is white" is inverted. For DICOM see
-    `_read_dicom`. The contents decide what a file is, its suffix does not.
+    `dicom.read`. The contents decide what a file is, its suffix does not.
 
     Args:
         path: a PNG, JPEG, TIFF or DICOM file.
@@ -92,14 +124,24 @@ def read_image(path, channels=None):
     Raises:
         ImageError: if the file is missing, unreadable, truncated, damaged, of another kind, or larger than `MAX_SIDE`.
     """
+    return read_file(path, channels).pixels
+
+
+def read_file(path, channels=None):
+    """`read_image` with what else the file says: an `ImageFile`."""
     if channels not in (None, 1, 3):
         raise ValueError(f"channels must be 1, 3 or None, not {channels!r}")
     data = _read_bytes(path)
-    if data[128:132] == b"DICM" or Path(path).suffix.lower() in DICOM_SUFFIXES:
-        image = _read_dicom(path, data)
+    header = None
+    if data[128:132] == _DICOM_MAGIC or Path(path).suffix.lower() in DICOM_SUFFIXES:
+        from r2c_gan import dicom  # pydicom is an extra
+
+        image, header = dicom.read(path, data)
+        bits = 8 if header.BitsStored <= 8 else 16
     else:
-        image = _read_raster(path, data)
-    return np.ascontiguousarray(_with_channels(image, channels))
+        image, bits = _read_raster(path, data)
+    pixels = np.ascontiguousarray(with_channels(image, channels))
+    return ImageFile(pixels, bits, hashlib.sha256(data).hexdigest(), header)
 
 
 def _read_bytes(path):
@@ -115,14 +157,14 @@ def _read_bytes(path):
 
 
 def _read_raster(path, data):
-    """PNG, JPEG and TIFF bytes -> float32 [H, W, 1 or 3] in [-1, 1]."""
+    """PNG, JPEG and TIFF bytes -> (float32 [H, W, 1 or 3] in [-1, 1], bits 8 or 16)."""
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "TIFF")) as file:
             kind, gray, (width, height) = file.format, file.mode in ("1", "L", "LA"), file.size
             white_is_zero = kind == "TIFF" and file.tag_v2.get(_PHOTOMETRIC_INTERPRETATION) == 0
-            _check_size(path, height, width)
+            check_size(path, height, width)
             if kind not in ("PNG", "TIFF"):
-                return _unit(np.asarray(ImageOps.exif_transpose(file if gray else file.convert("RGB")))) * 2 - 1
+                return _unit(np.asarray(ImageOps.exif_transpose(file if gray else file.convert("RGB")))) * 2 - 1, 8
     except Image.UnidentifiedImageError as error:
         raise ImageError(f"{path}: not a PNG, JPEG, TIFF or DICOM image") from error
     except Image.DecompressionBombError as error:
@@ -149,7 +191,7 @@ def _read_raster(path, data):
     if image.shape[-1] == 4:
         image = image[..., :3] * image[..., 3:]  # over black, the colour of air and of the collimated border
     image = image[..., :1] if gray else image[..., ::-1]  # OpenCV's order is blue, green, red
-    return image * 2 - 1
+    return image * 2 - 1, 8 * pixels.dtype.itemsize
 
 
 def _png_pixel_chunks(path, data):
@@ -181,82 +223,16 @@ def _unit(pixels):
     return image[..., None] if image.ndim == 2 else image
 
 
-def _check_size(path, height, width):
+def check_size(path, height, width):
+    """Raises `ImageError` for an image without pixels, or with a side longer than `MAX_SIDE`."""
     if max(height, width) > MAX_SIDE:
         raise ImageError(f"{path}: {width} x {height} pixels; at most {MAX_SIDE} a side are read")
     if min(height, width) < 1:
         raise ImageError(f"{path}: {width} x {height} pixels: nothing to read")
 
 
-def _read_dicom(path, data):
-    """DICOM bytes -> float32 [H, W, 1 or 3] in [-1, 1].
-
-    The grayscale pipeline of DICOM PS3.3 (C.11.1, C.11.2) and PS3.4 (N.2): modality LUT or rescale, then the first VOI
-    LUT or window, then MONOCHROME1 is inverted, once. The output range of the window, or without one the range of
-    BitsStored after rescaling, becomes [-1, 1]. Pixels of PixelPaddingValue become black.
-    """
-    try:
-        import pydicom
-    except ImportError as error:
-        raise ImageError(f"{path}: DICOM needs pydicom; pip install r2c-gan[dicom]") from error
-    try:
-        dataset = pydicom.dcmread(io.BytesIO(data))
-    except (pydicom.errors.InvalidDicomError, OSError, ValueError, KeyError) as error:
-        raise ImageError(f"{path}: not a readable DICOM file ({error})") from error
-
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    if frames > 1:
-        raise ImageError(f"{path}: {frames} frames; a DICOM file with one frame is expected")
-    if "PixelData" not in dataset:
-        raise ImageError(f"{path}: a DICOM file without pixels (no PixelData)")
-    kind = dataset.get("PhotometricInterpretation", "")
-    if kind == "PALETTE COLOR" or not kind:
-        raise ImageError(
-            f"{path}: PhotometricInterpretation {kind or 'missing'}; MONOCHROME1, MONOCHROME2 or RGB expected"
-        )
-    _check_size(path, int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0))
-    try:
-        stored = pydicom.pixels.pixel_array(dataset)  # YBR becomes RGB here
-        image = _dicom_unit(stored, dataset)
-    except Exception as error:  # pydicom and its decoder plugins raise many kinds, all about this file
-        raise ImageError(
-            f"{path}: the DICOM pixels cannot be decoded ({error}); for compressed ones pip install r2c-gan[dicom]"
-        ) from error
-    if kind == "MONOCHROME1":
-        image = 1 - image
-    if "PixelPaddingValue" in dataset and stored.ndim == 2:
-        ends = [dataset.PixelPaddingValue, dataset.get("PixelPaddingRangeLimit", dataset.PixelPaddingValue)]
-        image[(stored >= min(ends)) & (stored <= max(ends))] = 0
-    image = image.astype(np.float32) * 2 - 1
-    return image[..., None] if image.ndim == 2 else image
-
-
-def _dicom_unit(stored, dataset):
-    """Stored DICOM values -> float64 in [0, 1], modality and VOI transformations applied, MONOCHROME1 not inverted."""
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut
-
-    low, high = _stored_range(dataset)
-    if stored.ndim == 3:  # colour has neither a modality nor a VOI transformation
-        return (stored - low) / (high - low)
-    values = apply_modality_lut(stored, dataset)
-    if dataset.get("ModalityLUTSequence"):
-        low, high = 0, 2 ** dataset.ModalityLUTSequence[0].LUTDescriptor[2] - 1
-    elif dataset.get("RescaleSlope") is not None and dataset.get("RescaleIntercept") is not None:
-        low, high = (end * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept) for end in (low, high))
-    windowed = apply_voi_lut(values, dataset, index=0, prefer_lut=True)
-    if dataset.get("VOILUTSequence"):
-        low, high = 0, 2 ** dataset.VOILUTSequence[0].LUTDescriptor[2] - 1
-    elif windowed is values:  # no window: a negative slope puts the range's ends in the wrong order
-        low, high = min(low, high), max(low, high)
-    return np.clip((windowed - low) / (high - low), 0, 1)
-
-
-def _stored_range(dataset):
-    bits = int(dataset.BitsStored)
-    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if dataset.PixelRepresentation else (0, 2**bits - 1)
-
-
-def _with_channels(image, channels):
+def with_channels(image, channels):
+    """[H, W, 1 or 3] -> [H, W, channels]: luma of a colour image, a gray one repeated; None leaves it as it is."""
     if channels is None or image.shape[-1] == channels:
         return image
     return image @ _LUMA.T if channels == 1 else np.repeat(image, 3, axis=-1)
