@@ -3,7 +3,7 @@
 The library uses nothing of it. It is what one writes straight from the paper and the authors' description:
 
 - an operational layer is q `Conv2D` layers of `tf.pow(x, p)`, each with a bias of its own, added up;
-- a step passes the generators six times and the discriminators eight times, one batch of images at a time;
+- a step passes the generators six times and the discriminators six times, one batch of images at a time;
 - the step of the generators and that of the discriminators are two functions;
 - the history of generated images is a list on the host, so the fakes leave the graph and come back.
 """
@@ -138,7 +138,7 @@ class Literal:
         with tf.GradientTape() as tape:
             real = _mse(1.0, self.d_a(image_a, training=True)) + _mse(1.0, self.d_b(image_b, training=True))
             fake = _mse(0.0, self.d_a(fake_a, training=True)) + _mse(0.0, self.d_b(fake_b, training=True))
-            loss = (real + fake) / 2
+            loss = real + fake
         gradients = tape.gradient(loss, self.d_variables)
         self.d_optimizer.apply_gradients(zip(gradients, self.d_variables, strict=True))
         return loss

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from keras import ops
 from tqdm import tqdm
 
 from r2c_gan import checkpoints, figures, files
-from r2c_gan.errors import UserError
+from r2c_gan.errors import Interrupted, UserError
 
 SHOWN = ("generator_loss", "discriminator_loss", "cycle_a", "cycle_b", "accuracy")
 SHORT = {"generator_loss": "G", "discriminator_loss": "D", "cycle_a": "cycA", "cycle_b": "cycB", "accuracy": "acc"}
@@ -22,17 +23,16 @@ DRAW_EVERY = 30  # seconds between drawings of the losses, which take most of on
 class Progress(keras.callbacks.Callback):
     """One bar over all steps of the run, with the running losses of the epoch."""
 
-    def __init__(self, steps_per_epoch, epochs, initial_epoch=0):
+    def __init__(self, steps_per_epoch, epochs):
         super().__init__()
-        self.steps_per_epoch, self.epochs, self.initial_epoch = steps_per_epoch, epochs, initial_epoch
+        self.steps_per_epoch, self.epochs = steps_per_epoch, epochs
+        self.bar = None
 
     def on_train_begin(self, logs=None):
         # Where nobody is watching, a line now and then will do.
         often = 0.2 if sys.stderr.isatty() else 30
-        steps = self.steps_per_epoch
-        self.bar = tqdm(
-            total=self.epochs * steps, initial=self.initial_epoch * steps, unit="step", mininterval=often, ncols=120
-        )
+        total, done = self.epochs * self.steps_per_epoch, _step(self.model)
+        self.bar = tqdm(total=total, initial=done, unit="step", mininterval=often, ncols=120)
 
     def on_epoch_begin(self, epoch, logs=None):
         self.bar.set_description(f"epoch {epoch + 1}/{self.epochs}", refresh=False)
@@ -41,10 +41,12 @@ class Progress(keras.callbacks.Callback):
         if self.bar.n + 1 - self.bar.last_print_n >= self.bar.miniters:
             losses = {SHORT[name]: f"{float(logs[name]):.3g}" for name in SHOWN if name in logs}
             self.bar.set_postfix(losses, refresh=False)
-        self.bar.update()
+        self.bar.update(_step(self.model) - self.bar.n)
 
-    def on_train_end(self, logs=None):
-        self.bar.close()
+    def close(self):
+        """Ends the bar's line. Keras does not call `on_train_end` after an exception."""
+        if self.bar is not None:
+            self.bar.close()
 
 
 class StopOnNaN(keras.callbacks.Callback):
@@ -54,10 +56,71 @@ class StopOnNaN(keras.callbacks.Callback):
         total = float(logs["generator_loss"]) + float(logs["discriminator_loss"])
         if not math.isfinite(total):
             terms = ", ".join(name for name, value in logs.items() if not math.isfinite(float(value)))
-            step = int(self.model.generator_optimizer.iterations)
             raise UserError(
-                f"step {step}: not a finite number: {terms}. The last checkpoint is good; a lower --lr, a smaller --q "
-                "or --precision=float32 may help"
+                f"step {_step(self.model)}: not a finite number: {terms}. The last checkpoint is good; a lower --lr, "
+                "a smaller --q or --precision=float32 may help"
+            )
+
+
+class GoOn(keras.callbacks.Callback):
+    """Gives the first epoch the running means of the steps that were trained before the interruption.
+
+    Args:
+        unfinished: what `Saver` kept with the checkpoint; empty at the beginning of an epoch.
+    """
+
+    def __init__(self, unfinished):
+        super().__init__()
+        self.means = unfinished.get("means", {})
+
+    def on_epoch_begin(self, epoch, logs=None):
+        for name, values in self.means.items():
+            for variable, value in zip(self.model.means[name].variables, values, strict=True):
+                variable.assign(value)
+        self.means = {}
+
+
+class Saver(keras.callbacks.Callback):
+    """Saves in the middle of an epoch: every few minutes, and when the training is asked to end.
+
+    Args:
+        run: the run folder.
+        minutes: between two savings; 0 for none but the last.
+        steps_per_epoch: steps of an epoch.
+        interruption: an `Interruption`.
+        recorder: the `Recorder`, which knows how long the epoch has taken.
+    """
+
+    def __init__(self, run, minutes, steps_per_epoch, interruption, recorder):
+        super().__init__()
+        self.run, self.minutes, self.steps_per_epoch = Path(run), minutes, steps_per_epoch
+        self.interruption, self.recorder = interruption, recorder
+        self.saved = time.monotonic()
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = _step(self.model)
+        if step % self.steps_per_epoch == 0:
+            return  # the checkpoint of the epoch comes next
+        due = self.minutes and time.monotonic() - self.saved >= 60 * self.minutes
+        if not due and self.interruption.signal is None:
+            return
+        means = {
+            name: [float(ops.convert_to_numpy(variable)) for variable in mean.variables]
+            for name, mean in self.model.means.items()
+        }
+        unfinished = {"means": means, "seconds": self.recorder.seconds()}
+        checkpoints.save_unfinished(self.run, self.model, step // self.steps_per_epoch, step, unfinished)
+        self.saved = time.monotonic()
+        self._end_if_asked(step)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.saved = time.monotonic()
+        self._end_if_asked(_step(self.model))
+
+    def _end_if_asked(self, step):
+        if self.interruption.signal is not None:
+            raise Interrupted(
+                f"step {step} is saved in {self.run}; run the same command again to go on", self.interruption.signal
             )
 
 
@@ -70,24 +133,31 @@ class Recorder(keras.callbacks.Callback):
         validate: a function that returns a dictionary of validation measures, or None.
         keep: checkpoints kept, besides the best.
         initial_epoch: epochs trained before; later rows of the history, of epochs that were not saved, are dropped.
+        seconds_before: seconds that the epoch had taken before an interruption.
     """
 
-    def __init__(self, run, schedule, validate=None, keep=5, initial_epoch=0):
+    def __init__(self, run, schedule, validate=None, keep=5, initial_epoch=0, seconds_before=0.0):
         super().__init__()
         self.run, self.schedule, self.validate, self.keep = Path(run), schedule, validate, keep
+        self.seconds_before = seconds_before
         self.drawn = -DRAW_EVERY
         self.rows = [row for row in read_history(run) if row["epoch"] <= initial_epoch]
         self.events = None
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.started = time.monotonic()
+        self.started = time.monotonic() - self.seconds_before
+        self.seconds_before = 0.0
+
+    def seconds(self):
+        """Seconds that the epoch has taken so far."""
+        return round(time.monotonic() - self.started, 2)
 
     def on_epoch_end(self, epoch, logs=None):
-        step = int(self.model.generator_optimizer.iterations)
+        step = _step(self.model)
         row = {
             "epoch": epoch + 1,
             "step": step,
-            "seconds": round(time.monotonic() - self.started, 2),
+            "seconds": self.seconds(),
             "learning_rate": float(self.schedule(step - 1)),
             **{name: float(value) for name, value in logs.items()},
         }
@@ -129,6 +199,36 @@ class Recorder(keras.callbacks.Callback):
             self.events.close()
 
 
+class EarlyStopping(keras.callbacks.Callback):
+    """Ends the training after `patience` epochs in which the validation F1 was not the highest so far.
+
+    It reads the history, so that a resumed run stops where the uninterrupted one would have.
+
+    Args:
+        recorder: the `Recorder`; it must come before this one.
+        patience: epochs, at least 1.
+    """
+
+    def __init__(self, recorder, patience):
+        super().__init__()
+        self.recorder, self.patience = recorder, patience
+
+    def on_epoch_end(self, epoch, logs=None):
+        if out_of_patience(self.recorder.rows, self.patience):
+            self.model.stop_training = True
+
+
+def out_of_patience(rows, patience):
+    """Whether the validation F1 of the last `patience` epochs stayed at or below the best before them.
+
+    Args:
+        rows: rows of the history.
+        patience: epochs; 0 for never.
+    """
+    measured = [row[checkpoints.BEST_BY] for row in rows if row.get(checkpoints.BEST_BY) is not None]
+    return bool(patience) and len(measured) > patience and max(measured[-patience:]) <= max(measured[:-patience])
+
+
 class Samples(keras.callbacks.Callback):
     """Every `interval` steps: both cycles of a few fixed images, as a picture below `samples/`.
 
@@ -142,16 +242,30 @@ class Samples(keras.callbacks.Callback):
         super().__init__()
         self.run, self.poor, self.good, self.interval = Path(run), poor, good, interval
 
+    def on_train_begin(self, logs=None):
+        self.last = _step(self.model)
+
     def on_train_batch_end(self, batch, logs=None):
-        step = int(self.model.generator_optimizer.iterations)
-        if self.interval == 0 or step % self.interval:
+        step = _step(self.model)
+        # Several steps may have been executed at once.
+        due = self.interval and step // self.interval > self.last // self.interval
+        self.last = step
+        if not due:
             return
-        restore = self.model.restorer.predict_on_batch
-        degrade = self.model.degrader.predict_on_batch
-        a2b, b2a = restore(self.poor)[0], degrade(self.good)[0]
-        a2b2a, b2a2b = degrade(a2b)[0], restore(b2a)[0]
+        a2b, b2a = self._apply(self.model.restorer, self.poor), self._apply(self.model.degrader, self.good)
+        a2b2a, b2a2b = self._apply(self.model.degrader, a2b), self._apply(self.model.restorer, b2a)
         path = self.run / "samples" / f"step-{step:07d}.png"
         figures.save_training_samples(self.poor, a2b, a2b2a, self.good, b2a, b2a2b, path)
+
+    @staticmethod
+    def _apply(network, images):
+        # Not `predict_on_batch`, which under a strategy gives every replica the whole batch.
+        return ops.convert_to_numpy(network(images, training=False)[0])
+
+
+def _step(model):
+    """Steps trained so far."""
+    return int(model.generator_optimizer.iterations)
 
 
 def read_history(run):

@@ -7,6 +7,8 @@
     RUN/samples/                             training samples
     RUN/checkpoints/epoch-00012.weights.h5   four networks, both optimizers, both pools
     RUN/checkpoints/epoch-00012.json         its epoch, step, measures and SHA-256
+    RUN/checkpoints/step-000001234.*         the same in the middle of an epoch, to resume from; only the newest is kept
+    RUN/.lock                                held by the process that trains
 
 A checkpoint is complete once its JSON file is there, which is written last.
 """
@@ -27,11 +29,13 @@ __all__ = [
     "assign_reference_weights",
     "import_authors_checkpoint",
     "list_checkpoints",
+    "list_unfinished",
     "load_model",
     "load_weights",
     "prune",
     "read_config",
     "save_checkpoint",
+    "save_unfinished",
     "select",
     "write_config",
 ]
@@ -47,10 +51,11 @@ class Checkpoint:
 
     Attributes:
         weights: path of the weights file.
-        epoch: epochs trained.
+        epoch: epochs trained, whole ones.
         step: steps trained.
         measures: dictionary of the epoch's losses and validation measures.
         sha256: checksum of the weights file.
+        unfinished: of a checkpoint in the middle of an epoch, what the epoch's row of the history will be made of.
     """
 
     weights: Path
@@ -58,6 +63,7 @@ class Checkpoint:
     step: int
     measures: dict
     sha256: str
+    unfinished: dict = dataclasses.field(default_factory=dict)
 
 
 def write_config(run, model_config, training_config=None):
@@ -89,26 +95,63 @@ def save_checkpoint(run, model, epoch, step, measures=None):
         The `Checkpoint`.
 
     Raises:
-        UserError: if the folder cannot be written; earlier checkpoints are left as they are.
+        UserError: if the folder cannot be written or the disk is full; earlier checkpoints are left as they are.
     """
     weights = _folder(run) / f"epoch-{epoch:05d}.weights.h5"
+    return _save(model, Checkpoint(weights, epoch, step, dict(measures or {}), sha256=""))
+
+
+def save_unfinished(run, model, epoch, step, unfinished):
+    """Saves the whole state of a model in the middle of an epoch, atomically, and deletes older ones of that kind.
+
+    Args:
+        run: the run folder.
+        model: the model.
+        epoch: whole epochs trained.
+        step: steps trained.
+        unfinished: dictionary, kept with the checkpoint.
+
+    Returns:
+        The `Checkpoint`.
+
+    Raises:
+        UserError: as `save_checkpoint`.
+    """
+    weights = _folder(run) / f"step-{step:09d}.weights.h5"
+    checkpoint = _save(model, Checkpoint(weights, epoch, step, {}, "", dict(unfinished)))
+    for other in list_unfinished(run):
+        if other.step < step:
+            _delete(other)
+    return checkpoint
+
+
+def _save(model, checkpoint):
+    weights = checkpoint.weights
     with files.atomic_path(weights) as temporary:
         model.save_weights(temporary, overwrite=True)
-    checkpoint = Checkpoint(weights, epoch, step, dict(measures or {}), files.sha256(weights))
-    record = dataclasses.asdict(checkpoint)
-    files.write_json(_record(weights), {**record, "weights": weights.name})
+    checkpoint = dataclasses.replace(checkpoint, sha256=files.sha256(weights))
+    files.write_json(_record(weights), {**dataclasses.asdict(checkpoint), "weights": weights.name})
     return checkpoint
 
 
 def list_checkpoints(run):
-    """The complete checkpoints of a run, oldest first. Their weights are not read."""
+    """The complete checkpoints of a run's epochs, oldest first. Their weights are not read."""
+    return _list(run, "epoch-*.json")
+
+
+def list_unfinished(run):
+    """The complete checkpoints in the middle of an epoch, oldest first."""
+    return _list(run, "step-*.json")
+
+
+def _list(run, pattern):
     found = []
-    for record in sorted(_folder(run).glob("epoch-*.json")):
+    for record in sorted(_folder(run).glob(pattern)):
         try:
             values = files.read_json(record)
             checkpoint = Checkpoint(**{**values, "weights": record.parent / values["weights"]})
         except (UserError, TypeError, KeyError) as error:
-            warnings.warn(f"{record}: not a readable checkpoint record, passed over ({error})", stacklevel=2)
+            warnings.warn(f"{record}: not a readable checkpoint record, passed over ({error})", stacklevel=3)
             continue
         if checkpoint.weights.is_file():
             found.append(checkpoint)
@@ -150,14 +193,26 @@ def best_checkpoint(checkpoints):
 
 
 def prune(run, keep):
-    """Deletes all checkpoints but the newest `keep` and the best."""
+    """Deletes all checkpoints but the newest `keep` and the best, and what killed processes left half-written.
+
+    Only the process that trains may call it.
+    """
     found = list_checkpoints(run)
     best = best_checkpoint(found)
     for checkpoint in found[:-keep]:
         if best is None or checkpoint.epoch != best.epoch:
-            # The record goes first: without it the weights no longer count as a checkpoint.
-            _record(checkpoint.weights).unlink(missing_ok=True)
-            checkpoint.weights.unlink(missing_ok=True)
+            _delete(checkpoint)
+    for checkpoint in list_unfinished(run):
+        if found and checkpoint.step <= found[-1].step:
+            _delete(checkpoint)
+    for leftover in [*_folder(run).glob(".epoch-*"), *_folder(run).glob(".step-*")]:
+        leftover.unlink(missing_ok=True)
+
+
+def _delete(checkpoint):
+    # The record goes first: without it the weights no longer count as a checkpoint.
+    _record(checkpoint.weights).unlink(missing_ok=True)
+    checkpoint.weights.unlink(missing_ok=True)
 
 
 def load_weights(model, checkpoint):

@@ -192,11 +192,11 @@ class UnpairedStream:
     def _order(self, domain, epoch, cycle):
         return np.random.default_rng([self.seed, 2 + domain, epoch, cycle]).permutation(len(self.domains[domain]))
 
-    def dataset(self, epochs, initial_epoch=0):
-        """The samples of the epochs from `initial_epoch` up to `epochs`, as batches.
+    def dataset(self, epochs, initial_step=0):
+        """The batches of all epochs, from step `initial_step` on.
 
         Returns:
-            A `tf.data.Dataset` of known cardinality, (epochs - initial_epoch) * steps_per_epoch, of
+            A `tf.data.Dataset` of known cardinality, epochs * steps_per_epoch - initial_step, of
             ((image_a, label_a), (image_b, label_b)): images float32 [N, crop, crop, channels], labels one-hot [N, 2].
             A file that cannot be read ends the iteration with a `tf.errors.OpError`; `error` then holds the reason.
         """
@@ -223,7 +223,7 @@ class UnpairedStream:
                 (tf.ensure_shape(image_b, shape), tf.ensure_shape(label_b, (len(CLASSES),))),
             )
 
-        numbers = tf.data.Dataset.range(initial_epoch * per_epoch, epochs * per_epoch)
+        numbers = tf.data.Dataset.range(initial_step * self.batch_size, epochs * per_epoch)
         return (
             numbers.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
             .batch(self.batch_size, drop_remainder=True)

@@ -6,61 +6,50 @@ from pathlib import Path
 
 import keras
 
-from r2c_gan import __version__, files
+from r2c_gan import __version__, files, model_card, saved_models
 from r2c_gan.data import CLASSES
 from r2c_gan.errors import UserError
 from r2c_gan.networks import GENERATOR_STRIDE
-from r2c_gan.restoration import EXPORT_RECORD
 
 
-def export_saved_model(model, folder, source=None):
-    """Writes the restorer of a model as a SavedModel.
+def export_saved_model(model, folder, source=None, origin=None):
+    """Writes the restorer of a model as a SavedModel, with `r2c_gan.json` and `model_card.md` beside it.
 
-    Its signature `serving_default` takes `image`, float32 [N, H, W, C] in [-1, 1], and returns a dictionary of
-    `restored`, float32 [N, H, W, C] in [-1, 1], and `probabilities`, float32 [N, classes]. The stride divides H and W.
-    `r2c_gan.json` beside it records the size, the stride, the classes and where the weights come from.
+    Its signatures:
+
+    `serving_default`  `image`, float32 [N, H, W, C] in [-1, 1], H and W multiples of the stride -> `restored`, float32
+                       [N, H, W, C] in [-1, 1], and `probabilities`, float32 [N, classes].
+    `serve_encoded`    `encoded`, string [N], the bytes of PNG or JPEG files, which are decoded and resized to the
+                       model's size -> `restored_png`, string [N], PNG files of the model's size; `probabilities`;
+                       `label`, string [N], the name of the likelier class.
+    `serve_rest`       the same, with `restored_png` named `restored_png_bytes`, because TensorFlow Serving's REST
+                       interface writes bytes as base64 only under names that end so.
 
     Args:
         model: an `R2CGAN`.
         folder: the folder to make; it must not exist, or be empty.
         source: dictionary that says where the weights come from.
+        origin: a `model_card.Origin`, for the card.
 
     Raises:
         UserError: if the folder holds something already, or cannot be written.
     """
-    import tensorflow as tf
-
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: exists already; give another --output, or delete it")
-    config = model.config
-    restorer = model.restorer
-
-    def serve(image):
-        restored, probabilities = restorer(image, training=False)
-        return {"restored": restored, "probabilities": probabilities}
-
-    archive = keras.export.ExportArchive()
-    archive.track(restorer)
-    signature = [tf.TensorSpec((None, None, None, config["channels"]), tf.float32, name="image")]
-    archive.add_endpoint("serving_default", serve, input_signature=signature)
+    description = describe(model, source)
+    archive = _archive(model, description)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
             archive.write_out(temporary, verbose=False)
+            exported = model_card.checksums(temporary)
             files.write_json(
-                temporary / EXPORT_RECORD,
-                {
-                    "r2c_gan": __version__,
-                    "classes": list(CLASSES),
-                    "image_size": config["image_size"],
-                    "channels": config["channels"],
-                    "stride": GENERATOR_STRIDE[config["method"]],
-                    "model": config,
-                    "source": source or {},
-                    "use": "research only, not for diagnosis",
-                },
+                temporary / saved_models.RECORD, {"format": saved_models.FORMAT, **description, "files": exported}
+            )
+            files.write_text(
+                temporary / model_card.FILE, model_card.render("SavedModel", description, exported, origin)
             )
             temporary.chmod(0o755)
             temporary.replace(folder)
@@ -68,3 +57,55 @@ def export_saved_model(model, folder, source=None):
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error})") from error
+
+
+def describe(model, source=None):
+    """What a client must know of an exported model, as a dictionary of plain values."""
+    config = model.config
+    return {
+        "r2c_gan": __version__,
+        "classes": list(CLASSES),
+        "image_size": list(config["image_size"]),
+        "channels": config["channels"],
+        "stride": GENERATOR_STRIDE[config["method"]],
+        "model": config,
+        "source": source or {},
+        "use": "research only, not for diagnosis",
+    }
+
+
+def _archive(model, description):
+    import tensorflow as tf
+
+    from r2c_gan import graph_images
+
+    restorer, stride, channels = model.restorer, description["stride"], description["channels"]
+    height, width = description["image_size"]
+
+    def serve(image):
+        sides = tf.shape(image)[1:3]
+        message = f"height and width of an image must be multiples of {stride}; they are"
+        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(sides % stride == 0), [message, sides])]):
+            restored, probabilities = restorer(tf.identity(image), training=False)
+        return {"restored": restored, "probabilities": probabilities}
+
+    def serve_encoded(encoded):
+        restored, probabilities = restorer(graph_images.decode_batch(encoded, height, width, channels), training=False)
+        return {
+            "restored_png": graph_images.encode_batch(restored),
+            "probabilities": probabilities,
+            "label": tf.gather(tf.constant(description["classes"]), tf.argmax(probabilities, axis=-1)),
+        }
+
+    def serve_rest(encoded):
+        outputs = serve_encoded(encoded)
+        return {"restored_png_bytes": outputs.pop("restored_png"), **outputs}
+
+    archive = keras.export.ExportArchive()
+    archive.track(restorer)
+    image = tf.TensorSpec((None, None, None, channels), tf.float32, name="image")
+    encoded = tf.TensorSpec((None,), tf.string, name="encoded")
+    archive.add_endpoint("serving_default", serve, input_signature=[image])
+    archive.add_endpoint("serve_encoded", serve_encoded, input_signature=[encoded])
+    archive.add_endpoint("serve_rest", serve_rest, input_signature=[encoded])
+    return archive

@@ -1,7 +1,7 @@
 """PNG and JPEG bytes <-> images inside a TensorFlow graph, for models that are served without this package.
 
-The same pixels as `r2c_gan.images` reads, but for the EXIF orientation of a JPEG, which is not applied here: PNG of 1 to
-16 bits, gray, colour, palette or with transparency (laid over black), and JPEG. Decoding is equal; the resized image
+The same pixels as `r2c_gan.images` reads, but for the EXIF orientation of a JPEG, which is not applied here: PNG of 1
+to 16 bits, gray, colour, palette or with transparency (laid over black), and JPEG. Decoding is equal; the resized image
 differs by the rounding of float32, less than 5e-6 (tests/test_graph_images.py).
 """
 

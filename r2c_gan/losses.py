@@ -25,16 +25,20 @@ class LossWeights:
         cycle: weight of both cycle-consistency terms.
         identity: weight of both identity terms.
         classification: weight of all six classification terms.
+        classes: weight of each class within them, not in the paper; empty for equal weights.
     """
 
     cycle: float = 10.0
     identity: float = 5.0
     classification: float = 0.1
+    classes: tuple = ()
 
     def __post_init__(self):
-        for name, value in dataclasses.asdict(self).items():
-            if not value >= 0:
-                raise ValueError(f"loss weight {name} must be at least 0, got {value}")
+        object.__setattr__(self, "classes", tuple(self.classes))
+        for name, values in dataclasses.asdict(self).items():
+            for value in values if name == "classes" else (values,):
+                if not value >= 0:
+                    raise ValueError(f"loss weight {name} must be at least 0, got {value}")
 
 
 def mean_absolute_error(target, image):
@@ -67,15 +71,19 @@ def discriminator_fake_loss(fake_logits):
     return ops.mean(ops.square(_float32(fake_logits)))
 
 
-def classification_loss(labels, probabilities):
-    """Categorical cross-entropy: mean over the samples of -sum_c labels_c log probabilities_c.
+def classification_loss(labels, probabilities, class_weights=()):
+    """Categorical cross-entropy: mean over the samples of -sum_c weight_c labels_c log probabilities_c.
 
     Args:
         labels: one-hot [N, classes].
         probabilities: [N, classes], each row adding up to 1.
+        class_weights: weight of each class; 1 each if empty.
     """
+    labels = _float32(labels)
+    if class_weights:
+        labels = labels * ops.convert_to_tensor(class_weights, "float32")
     probabilities = ops.clip(_float32(probabilities), PROBABILITY_EPSILON, 1.0 - PROBABILITY_EPSILON)
-    return -ops.mean(ops.sum(_float32(labels) * ops.log(probabilities), axis=-1))
+    return -ops.mean(ops.sum(labels * ops.log(probabilities), axis=-1))
 
 
 def generator_loss(terms, weights):

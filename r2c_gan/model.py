@@ -1,6 +1,7 @@
 """R2CGAN: two generators that translate and classify, two discriminators, trained jointly on unpaired batches."""
 
 import dataclasses
+import functools
 
 import keras
 from keras import ops
@@ -170,6 +171,7 @@ class R2CGAN(keras.Model):
         b2a, a2a = degraded[:m], degraded[m:]
         b2a2b, class_b2a2b = self.restorer(b2a, training=training)
         a2b2a, class_a2b2a = self.degrader(a2b, training=training)
+        classification_loss = functools.partial(losses.classification_loss, class_weights=self.loss_weights.classes)
         terms = {
             "adversarial_a2b": losses.generator_adversarial_loss(self.discriminator_b(a2b, training=training)),
             "adversarial_b2a": losses.generator_adversarial_loss(self.discriminator_a(b2a, training=training)),
@@ -177,12 +179,12 @@ class R2CGAN(keras.Model):
             "cycle_b": losses.cycle_consistency_loss(image_b, b2a2b),
             "identity_a": losses.identity_loss(image_a, a2a),
             "identity_b": losses.identity_loss(image_b, b2b),
-            "class_a2b": losses.classification_loss(label_a, g_classes[:n]),
-            "class_b2a": losses.classification_loss(label_b, f_classes[:m]),
-            "class_a2b2a": losses.classification_loss(label_a, class_a2b2a),
-            "class_b2a2b": losses.classification_loss(label_b, class_b2a2b),
-            "class_a2a": losses.classification_loss(label_a, f_classes[m:]),
-            "class_b2b": losses.classification_loss(label_b, g_classes[n:]),
+            "class_a2b": classification_loss(label_a, g_classes[:n]),
+            "class_b2a": classification_loss(label_b, f_classes[:m]),
+            "class_a2b2a": classification_loss(label_a, class_a2b2a),
+            "class_b2a2b": classification_loss(label_b, class_b2a2b),
+            "class_a2a": classification_loss(label_a, f_classes[m:]),
+            "class_b2b": classification_loss(label_b, g_classes[n:]),
         }
         return losses.generator_loss(terms, self.loss_weights), terms, a2b, b2a, g_classes[:n]
 
@@ -209,15 +211,21 @@ class R2CGAN(keras.Model):
         """One step on ((image_a, label_a), (image_b, label_b)); returns the running means of all losses."""
         import tensorflow as tf
 
+        from r2c_gan.tensorflow_kernels import of_whole_batch
+
         (image_a, label_a), (image_b, label_b) = data
+        # Gradients of replicas are summed: each replica's mean loss counts for its share of the batch.
+        share = 1 / tf.distribute.get_strategy().num_replicas_in_sync
         with tf.GradientTape() as tape:
             g_loss, g_terms, fake_b, fake_a, classes = self.generator_step(image_a, label_a, image_b, label_b)
-        gradients = tape.gradient(g_loss, self.generator_variables)
+            loss = share * g_loss
+        gradients = tape.gradient(loss, self.generator_variables)
         self.generator_optimizer.apply(gradients, self.generator_variables)
-        fake_a, fake_b = self.pool_a(fake_a), self.pool_b(fake_b)
+        fake_a, fake_b = of_whole_batch(self.pool_a, fake_a), of_whole_batch(self.pool_b, fake_b)
         with tf.GradientTape() as tape:
             d_loss, d_terms = self.discriminator_step(image_a, image_b, fake_a, fake_b)
-        gradients = tape.gradient(d_loss, self.discriminator_variables)
+            loss = share * d_loss
+        gradients = tape.gradient(loss, self.discriminator_variables)
         self.discriminator_optimizer.apply(gradients, self.discriminator_variables)
         return self._update_means(g_loss, d_loss, {**g_terms, **d_terms}, label_a, classes)
 

@@ -94,6 +94,23 @@ def _paddings(sides):
     return [(0, 0), *sides, (0, 0)]
 
 
+def of_whole_batch(function, share):
+    """A function of the whole batch, applied by each replica, which then keeps its share of the result.
+
+    Args:
+        function: function of images [N, H, W, C] that returns as many.
+        share: the replica's share of the images.
+
+    Returns:
+        The replica's share of the result.
+    """
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return function(share)
+    first = context.replica_id_in_sync_group * share.shape[0]
+    return function(context.all_gather(share, axis=0))[first : first + share.shape[0]]
+
+
 def may_write_in_place():
     """Whether one element of a variable can be written; the replicas of a strategy only take whole values."""
     return not tf.distribute.has_strategy()

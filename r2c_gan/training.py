@@ -1,5 +1,6 @@
 """train(config): data, model, callbacks, fit, exact resume."""
 
+import contextlib
 import dataclasses
 import time
 from pathlib import Path
@@ -10,19 +11,33 @@ from absl import logging
 from tqdm import tqdm
 
 from r2c_gan import callbacks, checkpoints, data, files
-from r2c_gan.data import UnpairedStream, read_batches, read_domain
+from r2c_gan.data import CLASSES, UnpairedStream, read_batches, read_domain
 from r2c_gan.errors import UserError
 from r2c_gan.evaluation import Evaluation
+from r2c_gan.interruption import Interruption
 from r2c_gan.losses import LossWeights
 from r2c_gan.model import R2CGAN
 from r2c_gan.networks import GENERATOR_STRIDE, METHODS, build_generator
 from r2c_gan.optimizers import Adam
 from r2c_gan.restoration import Restorer
+from r2c_gan.run_lock import run_lock
 from r2c_gan.schedules import LinearDecay
 
 PRECISIONS = ("float32", "mixed_bfloat16")
 # What may change between a run and its resumption without changing the result of the epochs that are done.
-FREE_TO_CHANGE = ("output_dir", "datasets_dir", "epochs", "sample_interval", "keep_checkpoints", "check_images")
+FREE_TO_CHANGE = (
+    "output_dir",
+    "datasets_dir",
+    "epochs",
+    "early_stopping",
+    "sample_interval",
+    "keep_checkpoints",
+    "save_minutes",
+    "check_images",
+    "steps_per_execution",
+)
+CLASS_WEIGHTS = ("none", "balanced")
+STRATEGIES = ("none", "mirrored")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +58,22 @@ class TrainingConfig:
         seed: of weights, order, augmentation and pools.
         ema_decay: not in the paper: decay a step of a moving average of the generators' weights, which validation,
             evaluation and export then use; 0 for none.
+        early_stopping: not in the paper: epochs without a better validation F1 after which the training ends; 0 for
+            never.
+        clip_norm: not in the paper: largest norm of the gradients, of both generators together and of both
+            discriminators together; 0 for no limit.
+        class_weights: not in the paper: "balanced" weighs the classification losses of a class by the inverse of its
+            share of the training images, "none" weighs all alike.
         precision: "float32" or "mixed_bfloat16" (float32 weights and losses, bfloat16 convolutions).
         deterministic: whether TensorFlow must use deterministic operations.
         limit_train_images: images of each training domain that are used; 0 for all.
         sample_interval: steps between training samples; 0 for none.
         keep_checkpoints: newest checkpoints kept, besides the best.
+        save_minutes: minutes between savings in the middle of an epoch; 0 for none.
         check_images: whether every image is decoded before the training begins.
+        distribute: "none", or "mirrored": each device takes an equal share of every batch.
+        steps_per_execution: steps between two looks at the training from Python; more is faster with tiny networks.
+        jit_compile: whether XLA compiles the step; on processors it is slower than TensorFlow's own kernels.
     """
 
     datasets_dir: str
@@ -70,12 +95,19 @@ class TrainingConfig:
     pool_size: int = 50
     seed: int = 0
     ema_decay: float = 0.0
+    early_stopping: int = 0
+    clip_norm: float = 0.0
+    class_weights: str = "none"
     precision: str = "float32"
     deterministic: bool = True
     limit_train_images: int = 0
     sample_interval: int = 500
     keep_checkpoints: int = 5
+    save_minutes: float = 10.0
     check_images: bool = True
+    distribute: str = "none"
+    steps_per_execution: int = 1
+    jit_compile: bool = False
 
     def check(self):
         """Checks what can be checked without the data.
@@ -83,8 +115,13 @@ class TrainingConfig:
         Raises:
             UserError: naming the flag.
         """
-        if self.method not in METHODS:
-            raise UserError(f"--method={self.method}: must be one of {', '.join(METHODS)}")
+        for name, choices in (
+            ("method", METHODS),
+            ("class_weights", CLASS_WEIGHTS),
+            ("distribute", STRATEGIES),
+        ):
+            if getattr(self, name) not in choices:
+                raise UserError(f"--{name}={getattr(self, name)}: must be one of {', '.join(choices)}")
         if self.precision not in PRECISIONS:
             reason = (
                 "; float16 is refused because its range needs a loss scaling that Keras gives to one optimizer only"
@@ -95,7 +132,16 @@ class TrainingConfig:
             )
         if self.channels not in (1, 3):
             raise UserError(f"--channels={self.channels}: must be 1 or 3")
-        for name in ("q", "filters", "epochs", "batch_size", "crop_size", "load_size", "keep_checkpoints"):
+        for name in (
+            "q",
+            "filters",
+            "epochs",
+            "batch_size",
+            "crop_size",
+            "load_size",
+            "keep_checkpoints",
+            "steps_per_execution",
+        ):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name}={getattr(self, name)}: must be at least 1")
         for name in (
@@ -108,6 +154,9 @@ class TrainingConfig:
             "seed",
             "sample_interval",
             "limit_train_images",
+            "early_stopping",
+            "clip_norm",
+            "save_minutes",
         ):
             if not getattr(self, name) >= 0:
                 raise UserError(f"--{name}={getattr(self, name)}: must be at least 0")
@@ -145,8 +194,19 @@ def train(config, begin=lambda: None):
 
     Raises:
         UserError: if a setting, the data or the run folder is not usable.
+        Interrupted: if Ctrl-C or SIGTERM ended it; the step it was in is finished and saved.
     """
     config.check()
+    limit = config.limit_train_images or None
+    domains = [read_domain(Path(config.datasets_dir) / name, limit) for name in ("trainA", "trainB")]
+    validation = _validation_domain(config)
+    if config.early_stopping and validation is None:
+        raise UserError(f"--early_stopping={config.early_stopping}: needs {config.datasets_dir}/valA to validate on")
+    with run_lock(config.output_dir):
+        return _train(config, domains, validation, begin)
+
+
+def _train(config, domains, validation, begin):
     run = Path(config.output_dir)
     started = time.monotonic()
     previous = _refuse_another_run(config)
@@ -158,30 +218,29 @@ def train(config, begin=lambda: None):
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
 
-    limit = config.limit_train_images or None
-    domain_a, domain_b = (read_domain(Path(config.datasets_dir) / name, limit) for name in ("trainA", "trainB"))
-    validation = _validation_domain(config)
     stream = UnpairedStream(
-        domain_a, domain_b, config.load_size, config.crop_size, config.channels, config.batch_size, config.seed
+        *domains, config.load_size, config.crop_size, config.channels, config.batch_size, config.seed
     )
     if config.check_images and not previous:
-        domains = [domain for domain in (domain_a, domain_b, validation) if domain]
-        data.check_images(domains, lambda files: tqdm(files, "checking images", unit="image", leave=False))
+        checked = [domain for domain in (*domains, validation) if domain]
+        data.check_images(checked, lambda files: tqdm(files, "checking images", unit="image", leave=False))
 
     steps = stream.steps_per_epoch
-    model = R2CGAN(**config.model_config(), dtype=config.precision)
     schedules = [LinearDecay(config.lr, config.epochs * steps, config.epoch_decay * steps) for _ in range(2)]
-    average = {"use_ema": True, "ema_momentum": config.ema_decay} if config.ema_decay else {}
-    model.compile(
-        Adam(schedules[0], beta_1=config.beta_1, **average),
-        Adam(schedules[1], beta_1=config.beta_1),
-        LossWeights(config.cycle_loss_weight, config.identity_loss_weight, config.class_loss_weight),
-    )
-    initial_epoch = _resume(run, model, steps)
+    with _strategy_scope(config):
+        model = _compiled_model(config, schedules, domains)
+        epoch, step, unfinished = _resume(run, model, steps)
     begin()
     checkpoints.write_config(run, config.model_config(), dataclasses.asdict(config))
-    if initial_epoch < config.epochs:
-        _fit(config, model, stream, validation, schedules[0], initial_epoch)
+    with Interruption() as interruption:
+        # An epoch that was interrupted is finished by a `fit` of its own, because it has fewer steps than the others.
+        ends = [epoch + 1, config.epochs] if unfinished else [config.epochs]
+        for end in ends:
+            history = [row for row in callbacks.read_history(run) if row["epoch"] <= epoch]
+            if epoch < end and not callbacks.out_of_patience(history, config.early_stopping):
+                _fit(config, model, stream, validation, schedules[0], interruption, epoch, end, step, unfinished)
+                step = int(model.generator_optimizer.iterations)
+                epoch, unfinished = step // steps, {}
 
     last = checkpoints.select(run, "latest")
     best = checkpoints.best_checkpoint(checkpoints.list_checkpoints(run))
@@ -189,7 +248,8 @@ def train(config, begin=lambda: None):
         "epochs": last.epoch,
         "steps": last.step,
         "steps_per_epoch": steps,
-        "images": {"trainA": len(domain_a), "trainB": len(domain_b), "valA": len(validation) if validation else 0},
+        "stopped_early": last.epoch < config.epochs,
+        "images": {"trainA": len(domains[0]), "trainB": len(domains[1]), "valA": len(validation) if validation else 0},
         "parameters": {
             name: getattr(model, name).count_params()
             for name in ("restorer", "degrader", "discriminator_a", "discriminator_b")
@@ -203,7 +263,53 @@ def train(config, begin=lambda: None):
     return result
 
 
-def _fit(config, model, stream, validation, schedule, initial_epoch):
+def _strategy_scope(config):
+    """The scope in which the model is made and restored."""
+    if config.distribute == "none":
+        return contextlib.nullcontext()
+    import tensorflow as tf
+
+    # Where there is no GPU, TensorFlow's strategy would take one of several logical processors.
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if config.batch_size % len(devices):
+        raise UserError(
+            f"--batch_size={config.batch_size}: must be a multiple of the {len(devices)} devices that share each batch"
+        )
+    return tf.distribute.MirroredStrategy([device.name for device in devices]).scope()
+
+
+def _compiled_model(config, schedules, domains):
+    model = R2CGAN(**config.model_config(), dtype=config.precision)
+    average = {"use_ema": True, "ema_momentum": config.ema_decay} if config.ema_decay else {}
+    limit = config.clip_norm or None
+    weights = LossWeights(config.cycle_loss_weight, config.identity_loss_weight, config.class_loss_weight)
+    if config.class_weights == "balanced":
+        weights = dataclasses.replace(weights, classes=_balanced_class_weights(domains))
+    model.compile(
+        Adam(schedules[0], beta_1=config.beta_1, global_clipnorm=limit, **average),
+        Adam(schedules[1], beta_1=config.beta_1, global_clipnorm=limit),
+        weights,
+        steps_per_execution=config.steps_per_execution,
+        jit_compile=config.jit_compile,
+    )
+    return model
+
+
+def _balanced_class_weights(domains):
+    """For each class, the number of training images over that of the class, over the number of classes.
+
+    Raises:
+        UserError: if a class has no image.
+    """
+    labels = np.concatenate([domain.labels for domain in domains])
+    counts = np.bincount(labels, minlength=len(CLASSES))
+    if not counts.all():
+        raise UserError(f"--class_weights=balanced: no training image is of class {CLASSES[int(counts.argmin())]}")
+    return tuple(float(weight) for weight in len(labels) / (len(CLASSES) * counts))
+
+
+def _fit(config, model, stream, validation, schedule, interruption, epoch, end, step, unfinished):
+    """Trains from `step`, which lies in `epoch`, to the end of the epochs before `end`."""
     run = Path(config.output_dir)
     shown = [
         np.concatenate(list(read_batches(_spread(domain.files), config.crop_size, config.channels, 1)))
@@ -212,30 +318,45 @@ def _fit(config, model, stream, validation, schedule, initial_epoch):
     shown = [batch[: min(map(len, shown))] for batch in shown]
     import tensorflow as tf
 
+    steps = stream.steps_per_epoch
+    validate = _validator(config, model, validation)
+    recorder = callbacks.Recorder(
+        run, schedule, validate, config.keep_checkpoints, epoch, unfinished.get("seconds", 0.0)
+    )
+    progress = callbacks.Progress(steps, config.epochs)
+    model.stop_training = False
     try:
         model.fit(
-            stream.dataset(config.epochs, initial_epoch),
-            steps_per_epoch=stream.steps_per_epoch,
-            epochs=config.epochs,
-            initial_epoch=initial_epoch,
+            stream.dataset(end, step),
+            steps_per_epoch=steps - step % steps,
+            epochs=end,
+            initial_epoch=epoch,
             shuffle=False,
             verbose=0,
             callbacks=[
+                callbacks.GoOn(unfinished),
                 callbacks.StopOnNaN(),
-                callbacks.Progress(stream.steps_per_epoch, config.epochs, initial_epoch),
+                progress,
                 callbacks.Samples(run, *shown, config.sample_interval),
-                callbacks.Recorder(
-                    run, schedule, _validator(config, model, validation), config.keep_checkpoints, initial_epoch
-                ),
+                recorder,
+                callbacks.EarlyStopping(recorder, config.early_stopping),
+                callbacks.Saver(run, config.save_minutes, steps, interruption, recorder),
             ],
         )
-    except tf.errors.OpError:
+    except tf.errors.OpError as error:
         if stream.error is not None:
             raise stream.error from None
+        if isinstance(error, tf.errors.ResourceExhaustedError):
+            raise UserError(
+                f"--batch_size={config.batch_size}: the device's memory does not hold a step; give a smaller "
+                "--batch_size, --crop_size or --filters"
+            ) from error
         raise
+    finally:
+        progress.close()
     trained = int(model.generator_optimizer.iterations)
-    if trained != config.epochs * stream.steps_per_epoch:
-        raise RuntimeError(f"{trained} steps were trained, not {config.epochs} epochs of {stream.steps_per_epoch}")
+    if trained != end * steps and not model.stop_training:
+        raise RuntimeError(f"{trained} steps were trained, not {end} epochs of {steps}")
 
 
 def _validation_domain(config):
@@ -248,14 +369,15 @@ def _validator(config, model, validation):
         return None
     reference = Path(config.datasets_dir) / "valA_reference"
     restorer = Restorer.of_model(model)
-    averaged = None
-    if config.ema_decay:
-        averaged = build_generator(config.method, config.q, config.channels, config.filters)
-        restorer = Restorer(averaged.predict_on_batch, restorer.size, restorer.channels, restorer.stride)
+    copy = None
+    if config.ema_decay or config.distribute != "none":
+        # A network of its own: the averages must not enter the training, and only one device validates.
+        copy = build_generator(config.method, config.q, config.channels, config.filters)
+        restorer = Restorer(copy.predict_on_batch, restorer.size, restorer.channels, restorer.stride)
 
     def validate():
-        if averaged is not None:
-            averaged.set_weights(model.averaged_restorer_weights())
+        if copy is not None:
+            copy.set_weights(model.averaged_restorer_weights() or model.restorer.get_weights())
         result = Evaluation(restorer, validation, reference if reference.is_dir() else None)
         classification, restoration = result.classification(), result.restoration()
         measures = {name: classification[name] for name in ("accuracy", "sensitivity", "specificity", "f1", "auroc")}
@@ -292,21 +414,27 @@ def _refuse_another_run(config):
 
 
 def _resume(run, model, steps_per_epoch):
-    """Restores the newest sound checkpoint; returns the number of epochs it has trained, 0 if there is none."""
+    """Restores the newest sound checkpoint.
+
+    Returns:
+        (whole epochs trained, steps trained, what is kept of an unfinished epoch); zeros if there is no checkpoint.
+    """
     problem = None
-    for checkpoint in reversed(checkpoints.list_checkpoints(run)):
+    found = checkpoints.list_checkpoints(run) + checkpoints.list_unfinished(run)
+    for checkpoint in sorted(found, key=lambda checkpoint: checkpoint.step, reverse=True):
         try:
             checkpoints.load_weights(model, checkpoint)
         except UserError as error:
             problem = error
             logging.warning("%s; taking the checkpoint before it", error)
             continue
-        if checkpoint.step != checkpoint.epoch * steps_per_epoch:
+        epochs, rest = divmod(checkpoint.step, steps_per_epoch)
+        if epochs != checkpoint.epoch or (rest and not checkpoint.unfinished):
             raise UserError(
                 f"{run}: was trained with {checkpoint.step // max(checkpoint.epoch, 1)} steps an epoch, the data and "
                 f"--batch_size now give {steps_per_epoch}; resume with the same data"
             )
-        return checkpoint.epoch
+        return checkpoint.epoch, checkpoint.step, checkpoint.unfinished
     if problem is not None:
         raise UserError(f"{run}: no checkpoint is sound; the last said: {problem}")
-    return 0
+    return 0, 0, {}

@@ -309,12 +309,12 @@ def test_a_resumed_dataset_is_the_rest_of_the_whole(graded, tmp_path):
     stream = flat_stream(tmp_path, 5, 3, load_size=12, seed=4)
     whole = collect(stream.dataset(epochs=4))
     again = flat_stream(tmp_path, 5, 3, load_size=12, seed=4)
-    resumed = again.dataset(epochs=4, initial_epoch=3)
+    resumed = again.dataset(epochs=4, initial_step=3 * again.steps_per_epoch)
     assert int(resumed.cardinality()) == 5
     for one, other in zip(whole[15:], collect(resumed), strict=True):
         for a, b in zip(one, other, strict=True):
             np.testing.assert_array_equal(a, b)
-    assert not int(stream.dataset(epochs=2, initial_epoch=2).cardinality())
+    assert not int(stream.dataset(epochs=2, initial_step=2 * stream.steps_per_epoch).cardinality())
 
 
 # --- broken files ----------------------------------------------------------------------------------------------------

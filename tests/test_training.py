@@ -74,6 +74,7 @@ def copied_run(run_dir, tmp_path):
 
 def test_a_training_leaves_the_run_folder(run_dir):
     assert {path.name for path in run_dir.iterdir()} == {
+        ".lock",
         "config.json",
         "result.json",
         "history.csv",

@@ -7,13 +7,14 @@ import tempfile
 from absl import app, flags
 
 from r2c_gan import files
-from r2c_gan.errors import UserError
+from r2c_gan.errors import Interrupted, UserError
 
 
 def run(main, usage):
     """Parses the flags, calls `main()` and exits.
 
-    A `UserError` and a wrong flag become one line on standard error and exit code 1; Ctrl-C exits with 130.
+    A `UserError` and a wrong flag become one line on standard error and exit code 1; an interruption, one line and
+    128 plus the signal's number (Ctrl-C: 130, SIGTERM: 143).
 
     Args:
         main: a function of no arguments.
@@ -32,6 +33,9 @@ def run(main, usage):
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except Interrupted as interruption:
+        print(f"interrupted: {interruption}", file=sys.stderr)
+        sys.exit(128 + interruption.signal)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -53,7 +57,7 @@ def _parse(arguments, usage):
 def start_tensorflow():
     """Imports TensorFlow without its notes on the machine, which it writes before it can be told not to.
 
-    If the import fails, they are shown.
+    If the import fails, they are shown. Of a GPU's memory it then takes what it needs, not all.
     """
     sys.stderr.flush()
     shown = os.dup(2)
@@ -62,7 +66,8 @@ def start_tensorflow():
         try:
             import tensorflow as tf
 
-            tf.config.list_physical_devices()
+            for gpu in tf.config.list_physical_devices("GPU"):
+                tf.config.experimental.set_memory_growth(gpu, True)
         except BaseException:
             notes.seek(0)
             os.write(shown, notes.read())

@@ -2,7 +2,8 @@
 
 The folder holds trainA/ (poor images) and trainB/ (good ones), and optionally valA/ with valA_reference/. A label
 comes from labels.csv (file,label), from class folders (covid/, control/), or from "covid" in the file's own name. The
-defaults are those of the paper's authors. Run the same command again to resume.
+defaults are those of the paper's authors. Ctrl-C and SIGTERM end the step and save; run the same command again to
+go on.
 
   r2c-gan-train --datasets_dir dataset --output_dir runs/paper
 """
@@ -36,12 +37,21 @@ flags.DEFINE_float("class_loss_weight", 0.1, "Weight of the six classification l
 flags.DEFINE_integer("pool_size", 50, "Generated images kept for each discriminator; 0 for none.")
 flags.DEFINE_integer("seed", 0, "Seed of weights, order, augmentation and pools.")
 flags.DEFINE_float("ema_decay", 0.0, "Not in the paper: evaluate and export moving averages of the weights; try 0.998.")
+flags.DEFINE_integer("early_stopping", 0, "Not in the paper: end after this many epochs without a better F1; 0: never.")
+flags.DEFINE_float("clip_norm", 0.0, "Not in the paper: largest norm of the gradients; 0 for no limit.")
+flags.DEFINE_enum(
+    "class_weights", "none", ["none", "balanced"], "Not in the paper: weigh the rarer class up in the losses."
+)
 flags.DEFINE_string("precision", "float32", "float32, or mixed_bfloat16 (fast where the processor has bfloat16).")
 flags.DEFINE_bool("deterministic", True, "Use deterministic operations, so that one seed gives one result.")
 flags.DEFINE_integer("limit_train_images", 0, "Use this many images of each training domain; 0 for all.")
 flags.DEFINE_integer("sample_interval", 500, "Steps between pictures of the training; 0 for none.")
 flags.DEFINE_integer("keep_checkpoints", 5, "Newest checkpoints kept, besides the best by validation F1.")
+flags.DEFINE_float("save_minutes", 10.0, "Minutes between savings in the middle of an epoch; 0 for none.")
 flags.DEFINE_bool("check_images", True, "Decode every image before the training begins.")
+flags.DEFINE_enum("distribute", "none", ["none", "mirrored"], "mirrored: all GPUs of this machine share each batch.")
+flags.DEFINE_integer("steps_per_execution", 1, "Steps between two looks at the training from Python.")
+flags.DEFINE_bool("jit_compile", False, "Compile the step with XLA; slower on processors, try it on a GPU.")
 
 
 def main():
