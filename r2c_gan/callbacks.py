@@ -31,7 +31,7 @@ class Progress(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         # Where nobody is watching, a line now and then will do.
         often = 0.2 if sys.stderr.isatty() else 30
-        total, done = self.epochs * self.steps_per_epoch, _step(self.model)
+        total, done = self.epochs * self.steps_per_epoch, self.model.steps_trained
         self.bar = tqdm(total=total, initial=done, unit="step", mininterval=often, ncols=120)
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -41,7 +41,7 @@ class Progress(keras.callbacks.Callback):
         if self.bar.n + 1 - self.bar.last_print_n >= self.bar.miniters:
             losses = {SHORT[name]: f"{float(logs[name]):.3g}" for name in SHOWN if name in logs}
             self.bar.set_postfix(losses, refresh=False)
-        self.bar.update(_step(self.model) - self.bar.n)
+        self.bar.update(self.model.steps_trained - self.bar.n)
 
     def close(self):
         """Ends the bar's line. Keras does not call `on_train_end` after an exception."""
@@ -57,7 +57,7 @@ class StopOnNaN(keras.callbacks.Callback):
         if not math.isfinite(total):
             terms = ", ".join(name for name, value in logs.items() if not math.isfinite(float(value)))
             raise UserError(
-                f"step {_step(self.model)}: not a finite number: {terms}. The last checkpoint is good; a lower --lr, "
+                f"step {self.model.steps_trained}: not a finite number: {terms}. The last checkpoint is good; a lower --lr, "
                 "a smaller --q or --precision=float32 may help"
             )
 
@@ -98,14 +98,14 @@ class Saver(keras.callbacks.Callback):
         self.saved = time.monotonic()
 
     def on_train_batch_end(self, batch, logs=None):
-        step = _step(self.model)
+        step = self.model.steps_trained
         if step % self.steps_per_epoch == 0:
             return  # the checkpoint of the epoch comes next
         due = self.minutes and time.monotonic() - self.saved >= 60 * self.minutes
         if not due and self.interruption.signal is None:
             return
         means = {
-            name: [float(ops.convert_to_numpy(variable)) for variable in mean.variables]
+            name: [float(ops.convert_to_numpy(ops.convert_to_tensor(variable))) for variable in mean.variables]
             for name, mean in self.model.means.items()
         }
         unfinished = {"means": means, "seconds": self.recorder.seconds()}
@@ -115,7 +115,7 @@ class Saver(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.saved = time.monotonic()
-        self._end_if_asked(_step(self.model))
+        self._end_if_asked(self.model.steps_trained)
 
     def _end_if_asked(self, step):
         if self.interruption.signal is not None:
@@ -153,7 +153,7 @@ class Recorder(keras.callbacks.Callback):
         return round(time.monotonic() - self.started, 2)
 
     def on_epoch_end(self, epoch, logs=None):
-        step = _step(self.model)
+        step = self.model.steps_trained
         row = {
             "epoch": epoch + 1,
             "step": step,
@@ -243,10 +243,10 @@ class Samples(keras.callbacks.Callback):
         self.run, self.poor, self.good, self.interval = Path(run), poor, good, interval
 
     def on_train_begin(self, logs=None):
-        self.last = _step(self.model)
+        self.last = self.model.steps_trained
 
     def on_train_batch_end(self, batch, logs=None):
-        step = _step(self.model)
+        step = self.model.steps_trained
         # Several steps may have been executed at once.
         due = self.interval and step // self.interval > self.last // self.interval
         self.last = step
@@ -261,11 +261,6 @@ class Samples(keras.callbacks.Callback):
     def _apply(network, images):
         # Not `predict_on_batch`, which under a strategy gives every replica the whole batch.
         return ops.convert_to_numpy(network(images, training=False)[0])
-
-
-def _step(model):
-    """Steps trained so far."""
-    return int(model.generator_optimizer.iterations)
 
 
 def read_history(run):

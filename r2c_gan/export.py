@@ -84,8 +84,9 @@ def _archive(model, description):
 
     def serve(image):
         sides = tf.shape(image)[1:3]
-        message = f"height and width of an image must be multiples of {stride}; they are"
-        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(sides % stride == 0), [message, sides])]):
+        given = tf.strings.join([tf.strings.as_string(sides[0]), " x ", tf.strings.as_string(sides[1])])
+        message = tf.strings.join(["image: ", given, f" pixels; height and width must be multiples of {stride}"])
+        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(sides % stride == 0), [message])]):
             restored, probabilities = restorer(tf.identity(image), training=False)
         return {"restored": restored, "probabilities": probabilities}
 

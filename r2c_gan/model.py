@@ -137,6 +137,11 @@ class R2CGAN(keras.Model):
     def discriminator_variables(self):
         return self.discriminator_a.trainable_variables + self.discriminator_b.trainable_variables
 
+    @property
+    def steps_trained(self):
+        """Number of training steps that the compiled model has taken."""
+        return int(_array(self.generator_optimizer.iterations))
+
     def averaged_restorer_weights(self):
         """The moving averages of the restorer's weights that the generator optimizer keeps, or None if it keeps none.
 
@@ -146,7 +151,7 @@ class R2CGAN(keras.Model):
         if averages is None:
             return None
         # The optimizer's variables are the restorer's, then the degrader's.
-        return [ops.convert_to_numpy(average) for average in averages[: len(self.restorer.trainable_variables)]]
+        return [_array(average) for average in averages[: len(self.restorer.trainable_variables)]]
 
     @property
     def metrics(self):
@@ -263,3 +268,8 @@ class R2CGAN(keras.Model):
             keras.saving.deserialize_keras_object(config["discriminator_optimizer"]),
             LossWeights(**config["loss_weights"]),
         )
+
+
+def _array(variable):
+    # By way of a tensor, because a variable that several devices mirror is no array by itself.
+    return ops.convert_to_numpy(ops.convert_to_tensor(variable))

@@ -16,16 +16,20 @@ from r2c_gan.errors import UserError
 RECORD = "r2c_gan.json"
 FORMAT = 1
 
-# What the exports of all methods consist of (tests/test_saved_models.py). None of these reaches outside the graph.
+# What exports consist of (tests/test_saved_models.py), and the likes of it: none of these reaches outside the graph.
 _OPERATIONS = """
-    AddV2 All ArgMax AsString Assert AssignVariableOp BiasAdd Cast ConcatV2 Const Conv2D Conv2DBackpropFilter
-    Conv2DBackpropInput DecodeJpeg DecodePng DecodeRaw EncodePng EnsureShape Equal ExtractJpegShape FloorMod
-    FusedBatchNormV3 GatherV2 Greater GreaterEqual Identity IdentityN If LeftShift Less LessEqual LogicalAnd
-    LogicalOr MatMul Max Maximum Minimum MirrorPad MirrorPadGrad Mul NoOp Pack Placeholder ReadVariableOp
-    RealDiv Relu Reshape ResizeArea ResizeBilinear Round Select SelectV2 Shape ShapeN Softmax Split Squeeze
-    StatefulPartitionedCall StatelessIf StatelessWhile StridedSlice StringJoin StringLength Sub Substr Sum Tanh
-    TensorListFromTensor TensorListGetItem TensorListReserve TensorListSetItem TensorListStack Tile Transpose
-    Unpack VarHandleOp VarIsInitializedOp While
+    Abs AddN AddV2 All Any ArgMax AsString Assert AssignVariableOp AvgPool BiasAdd BroadcastTo Cast Ceil
+    ClipByValue Concat ConcatV2 Const Conv2D Conv2DBackpropFilter Conv2DBackpropInput DecodeJpeg DecodePng
+    DecodeRaw DepthToSpace DepthwiseConv2dNative Div DivNoNan EncodePng EnsureShape Equal Exp ExpandDims
+    ExtractJpegShape Fill Floor FloorDiv FloorMod FusedBatchNormV3 GatherNd GatherV2 Greater GreaterEqual
+    Identity IdentityN If LeakyRelu LeftShift Less LessEqual Log LogicalAnd LogicalNot LogicalOr MatMul Max
+    MaxPool Maximum Mean Min Minimum MirrorPad MirrorPadGrad Mul Neg NoOp NotEqual OnesLike Pack Pad PadV2
+    PartitionedCall Placeholder Pow Prod Range Rank ReadVariableOp RealDiv Reciprocal Relu Reshape ResizeArea
+    ResizeBilinear Round Rsqrt Select SelectV2 Shape ShapeN Sigmoid Size Slice Softmax SpaceToDepth Split Sqrt
+    Square SquaredDifference Squeeze StatefulPartitionedCall StatelessIf StatelessWhile StopGradient
+    StridedSlice StringJoin StringLength Sub Substr Sum Tanh TensorListFromTensor TensorListGetItem
+    TensorListReserve TensorListSetItem TensorListStack Tile Transpose Unpack VarHandleOp VarIsInitializedOp
+    Where While ZerosLike
 """
 # TensorFlow's own saving and restoring of variables, which every SavedModel carries and loading does not call.
 _CHECKPOINT_OPERATIONS = {

@@ -107,8 +107,11 @@ def of_whole_batch(function, share):
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
         return function(share)
-    first = context.replica_id_in_sync_group * share.shape[0]
-    return function(context.all_gather(share, axis=0))[first : first + share.shape[0]]
+    size = share.shape[0]
+    whole = context.all_gather(share, axis=0)  # which forgets the shape
+    whole = tf.ensure_shape(whole, (context.num_replicas_in_sync * size, *share.shape[1:]))
+    first = context.replica_id_in_sync_group * size
+    return function(whole)[first : first + size]
 
 
 def may_write_in_place():

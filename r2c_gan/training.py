@@ -163,6 +163,11 @@ class TrainingConfig:
         for name in ("beta_1", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"--{name}={getattr(self, name)}: must be in [0, 1)")
+        if self.clip_norm and self.distribute != "none":
+            raise UserError(
+                f"--clip_norm={self.clip_norm}: not with --distribute={self.distribute}, where Keras clips the gradients "
+                "of each device before it adds them up"
+            )
         stride = GENERATOR_STRIDE[self.method]
         if self.crop_size % stride:
             raise UserError(f"--crop_size={self.crop_size}: must be a multiple of {stride} for --method={self.method}")
@@ -239,7 +244,7 @@ def _train(config, domains, validation, begin):
             history = [row for row in callbacks.read_history(run) if row["epoch"] <= epoch]
             if epoch < end and not callbacks.out_of_patience(history, config.early_stopping):
                 _fit(config, model, stream, validation, schedules[0], interruption, epoch, end, step, unfinished)
-                step = int(model.generator_optimizer.iterations)
+                step = model.steps_trained
                 epoch, unfinished = step // steps, {}
 
     last = checkpoints.select(run, "latest")
@@ -354,7 +359,7 @@ def _fit(config, model, stream, validation, schedule, interruption, epoch, end, 
         raise
     finally:
         progress.close()
-    trained = int(model.generator_optimizer.iterations)
+    trained = model.steps_trained
     if trained != end * steps and not model.stop_training:
         raise RuntimeError(f"{trained} steps were trained, not {end} epochs of {steps}")
 
