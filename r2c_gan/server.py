@@ -29,6 +29,7 @@ VERSION = "1"  # TensorFlow Serving numbers the models under a name; here there 
 BYTES_SUFFIXES = ("_bytes", "_png")
 # What is left of a body that is too large is read and thrown away, so that the client gets to see the answer.
 DISCARD_FACTOR = 4
+IDLE_SECONDS = 30  # after which an idle connection is closed
 
 
 class RequestError(Exception):
@@ -348,7 +349,9 @@ class Server:
         except (OSError, OverflowError) as error:
             raise UserError(f"--host={host} --port={port}: cannot listen there ({error})") from error
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{self._socket.getsockname()[1]}"
-        config = uvicorn.Config(app, http="h11", ws="none", log_level="warning", access_log=False, server_header=False)
+        config = uvicorn.Config(
+            app, http="h11", ws="none", log_level="error", server_header=False, timeout_keep_alive=IDLE_SECONDS
+        )
         self._server = uvicorn.Server(config)
 
     def run(self):
