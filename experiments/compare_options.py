@@ -7,7 +7,6 @@ Two variants train on unbalanced data, from which most COVID-19 phantoms were le
 so an interrupted comparison goes on where it was. The figures are those of synthetic phantoms.
 """
 
-import csv
 import shutil
 import statistics
 import subprocess
@@ -21,6 +20,7 @@ from r2c_gan import files
 from r2c_gan.callbacks import read_history
 from r2c_gan.cli import program
 from r2c_gan.errors import UserError
+from r2c_gan.images import list_images
 
 FLAGS = flags.FLAGS
 # Of ten COVID-19 phantoms of a training domain, this many are left out of the unbalanced data.
@@ -69,14 +69,10 @@ def _data(output, seed):
 
 
 def _leave_out(folder):
-    labels = folder / "labels.csv"
-    with labels.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    covid = [row for row in rows if row["label"] == "covid"]
-    gone = {row["file"] for index, row in enumerate(covid) if index % 10 < LEFT_OUT}
-    for name in gone:
-        (folder / name).unlink()
-    files.write_csv(labels, [row for row in rows if row["file"] not in gone], list(rows[0]))
+    covid = [file for file in list_images(folder, recursive=True) if "covid" in file.name]
+    for index, file in enumerate(covid):
+        if index % 10 < LEFT_OUT:
+            file.unlink()
 
 
 def _measure(output, data, name, seed):
