@@ -123,7 +123,9 @@ class Client:
                 connection.sendall(data)
                 connection.shutdown(socket.SHUT_WR)
                 answer = connection.recv(65536)
-            except ConnectionError:
+            except TimeoutError:
+                raise
+            except OSError:  # closed before all was sent, or before it could be half-closed
                 return None
         found = re.match(rb"HTTP/1\.1 (\d{3}) ", answer)
         return int(found.group(1)) if found else None
