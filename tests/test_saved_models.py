@@ -74,10 +74,10 @@ def test_damage_is_named(altered):
     variables = folder / "variables" / "variables.data-00000-of-00001"
     whole = variables.read_bytes()
     variables.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(UserError, match="variables.data-00000-of-00001: damaged"):
+    with pytest.raises(UserError, match=r"variables\.data-00000-of-00001: damaged"):
         saved_models.load(folder)
     variables.unlink()
-    with pytest.raises(UserError, match="variables.data-00000-of-00001: no such file"):
+    with pytest.raises(UserError, match=r"variables\.data-00000-of-00001: no such file"):
         saved_models.load(folder)
 
 
@@ -227,9 +227,9 @@ def lambda_model(tmp_path):
     """A `.keras` file whose Lambda layer makes a file, and the path of that file."""
     mark = tmp_path / "mark"
 
-    # A lambda, unlike a function with a name, is saved as its bytecode.
-    run = keras.layers.Lambda(lambda x, path=str(mark): (open(path, "w").close(), x)[1], output_shape=(4,))
-    model = keras.Sequential([keras.Input((4,)), run])
+    # A lambda, unlike a function with a name, is saved as its bytecode; the path must be a constant in it.
+    run = eval(f"lambda x: (open({str(mark)!r}, 'w').close(), x)[1]")
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Lambda(run, output_shape=(4,))])
     model.save(tmp_path / "evil.keras")
     mark.unlink(missing_ok=True)
     return tmp_path / "evil.keras", mark
