@@ -57,7 +57,10 @@ def read_record(folder):
     if found != FORMAT:
         newer = isinstance(found, int) and found > FORMAT
         remedy = "install a newer r2c-gan" if newer else "export the model again"
-        raise UserError(f"{path}: of format {found}; this version reads format {FORMAT}: {remedy}")
+        raise UserError(
+            f"{path}: not a SavedModel of r2c-gan-export that this version reads "
+            f"(format {found}, where {FORMAT} is read); {remedy}"
+        )
     missing = {"classes", "image_size", "channels", "stride", "files"} - set(record)
     if missing:
         raise UserError(f"{path}: does not say {', '.join(sorted(missing))}; export the model again")

@@ -1,7 +1,10 @@
 """The ONNX model in onnxruntime, against the network in Keras."""
 
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,3 +134,44 @@ def test_missing_packages_are_named(small, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
     with pytest.raises(UserError, match=r"needs tf2onnx; pip install 'r2c-gan\[onnx\]'"):
         onnx_export.export_onnx(small, tmp_path / "model.onnx")
+
+
+# --- the program -----------------------------------------------------------------------------------------------------
+
+
+def run_program(*arguments):
+    repository = str(Path(__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([repository, os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-m", "r2c_gan.cli.export", *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def test_the_program_writes_onnx_with_the_figures_of_an_evaluation(run_dir, tmp_path):
+    checkpoint = checkpoints.select(run_dir)
+    (tmp_path / "evaluation").mkdir()
+    files.write_json(
+        tmp_path / "evaluation" / "result.json",
+        {
+            "model": {"epoch": checkpoint.epoch, "sha256": checkpoint.sha256},
+            "datasets_dir": "dataset",
+            "n": 4,
+            "classification": {"f1": 0.625},
+            "restoration": None,
+        },
+    )
+    output = tmp_path / "new" / "restorer.onnx"
+    result = run_program(
+        f"--model={run_dir}", "--format=onnx", f"--output={output}", f"--evaluation={tmp_path / 'evaluation'}"
+    )
+    assert result.returncode == 0, result.stderr
+    assert str(output) in result.stdout
+    card = (tmp_path / "new" / "model_card.md").read_text()
+    assert "| f1 | 0.625 |" in card and checkpoint.sha256 in card and files.sha256(output) in card
+    metadata = onnxruntime.InferenceSession(output).get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["source"])["sha256"] == checkpoint.sha256
+
+
+def test_the_program_refuses_a_saved_model_named_onnx(run_dir, tmp_path):
+    result = run_program(f"--model={run_dir}", f"--output={tmp_path / 'model.onnx'}")
+    assert result.returncode == 1 and "give --format=onnx" in result.stderr.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []

@@ -45,11 +45,11 @@ def test_an_export_is_loaded(exported):
 def test_other_versions_are_named(altered):
     folder, change = altered
     change(format=2)
-    with pytest.raises(UserError, match=r"r2c_gan\.json: of format 2; .*reads format 1: install a newer r2c-gan"):
+    with pytest.raises(UserError, match=r"r2c_gan\.json: .*format 2, where 1 is read\); install a newer r2c-gan"):
         saved_models.load(folder)
     for other in (None, "1", 0):
         change(format=other)
-        with pytest.raises(UserError, match=r"r2c_gan\.json: of format .*: export the model again"):
+        with pytest.raises(UserError, match=r"r2c_gan\.json: not a SavedModel .*; export the model again"):
             saved_models.load(folder)
     change(format=1, stride=None, classes=None)
     with pytest.raises(UserError, match="does not say classes, stride"):
@@ -60,7 +60,7 @@ def test_what_is_no_export_is_named(altered, tmp_path):
     folder, _ = altered
     with pytest.raises(UserError, match=r"holds no saved_model\.pb"):
         saved_models.load(tmp_path / "nowhere")
-    for text, message in (("[]", "of format None"), ("{", "not a readable JSON file")):
+    for text, message in (("[]", "format None"), ("{", "not a readable JSON file")):
         (folder / "r2c_gan.json").write_text(text)
         with pytest.raises(UserError, match=message):
             saved_models.load(folder)

@@ -1,0 +1,328 @@
+"""The server over real connections: TensorFlow Serving's predict interface, and what can be wrong with a request."""
+
+import base64
+import http.client
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("starlette", reason="the packages of r2c-gan[serve] are not installed")
+pytest.importorskip("uvicorn", reason="the packages of r2c-gan[serve] are not installed")
+pytest.importorskip("orjson", reason="the packages of r2c-gan[serve] are not installed")
+
+from r2c_gan import export, images, server
+from r2c_gan.errors import UserError
+from r2c_gan.model import R2CGAN
+
+PREDICT = "/v1/models/r2c_gan:predict"
+MAX_BODY = 200_000
+MAX_PIXELS = 16 * 16 * 12
+
+
+@pytest.fixture(scope="module")
+def model():
+    return R2CGAN(filters=3, channels=1, image_size=16)
+
+
+@pytest.fixture(scope="module")
+def exported(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported") / "saved_model"
+    export.export_saved_model(model, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(exported):
+    return server.ServedModel(exported, MAX_PIXELS)
+
+
+@pytest.fixture(scope="module")
+def address(served):
+    with server.Server(server.application(served, max_body=MAX_BODY), port=0).in_background() as url:
+        yield url.removeprefix("http://")
+
+
+@pytest.fixture(scope="module")
+def png():
+    return cv2.imencode(".png", np.random.default_rng(0).integers(0, 256, (20, 30), np.uint8))[1].tobytes()
+
+
+def call(address, method, path, body=None):
+    """(status, JSON of the answer, its headers)."""
+    connection = http.client.HTTPConnection(address, timeout=30)
+    try:
+        connection.request(method, path, body if isinstance(body, bytes | None) else json.dumps(body))
+        response = connection.getresponse()
+        return response.status, json.loads(response.read()), response.headers
+    finally:
+        connection.close()
+
+
+def b64(data):
+    return {"b64": base64.b64encode(data).decode()}
+
+
+def assert_refused(answer, status, *parts):
+    found, body, _ = answer
+    assert found == status and list(body) == ["error"], (found, body)
+    for part in parts:
+        assert part in body["error"]
+
+
+def test_rows_of_pixels(address, model):
+    batch = np.random.default_rng(0).uniform(-1, 1, (2, 8, 6, 1)).astype("float32")
+    restored, probabilities = model.restorer(batch)
+    for instances in (batch.tolist(), [{"image": image} for image in batch.tolist()]):
+        status, body, headers = call(address, "POST", PREDICT, {"instances": instances})
+        assert status == 200 and headers["Content-Type"] == "application/json"
+        assert list(body) == ["predictions"] and len(body["predictions"]) == 2
+        np.testing.assert_allclose([row["restored"] for row in body["predictions"]], restored, atol=1e-5)
+        np.testing.assert_allclose([row["probabilities"] for row in body["predictions"]], probabilities, atol=1e-5)
+
+
+def test_columns_of_pixels(address, model):
+    batch = np.random.default_rng(1).uniform(-1, 1, (3, 4, 4, 1)).astype("float32")
+    for inputs in (batch.tolist(), {"image": batch.tolist()}):
+        status, body, _ = call(address, "POST", PREDICT, {"inputs": inputs, "signature_name": "serving_default"})
+        assert status == 200 and list(body) == ["outputs"]
+        assert set(body["outputs"]) == {"restored", "probabilities"}
+        np.testing.assert_allclose(body["outputs"]["restored"], model.restorer(batch)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("signature, output", [("serve_encoded", "restored_png"), ("serve_rest", "restored_png_bytes")])
+@pytest.mark.parametrize("form", ["bare rows", "named rows", "bare columns", "named columns"])
+def test_encoded_images(signature, output, form, address, model, png, tmp_path):
+    values = [b64(png)] * 2
+    if form == "named rows":
+        values = [{"encoded": value} for value in values]
+    if form == "named columns":
+        values = {"encoded": values}
+    by_row = "rows" in form
+    request = {"signature_name": signature, "instances" if by_row else "inputs": values}
+    status, body, _ = call(address, "POST", PREDICT, request)
+    assert status == 200
+    first = body["predictions"][1] if by_row else {name: column[1] for name, column in body["outputs"].items()}
+    (tmp_path / "image.png").write_bytes(png)
+    restored, probabilities = model.restorer(images.resize(images.read_image(tmp_path / "image.png"), 16, 16)[None])
+    assert set(first) == {output, "probabilities", "label"}
+    decoded = cv2.imdecode(np.frombuffer(base64.b64decode(first[output]["b64"]), np.uint8), cv2.IMREAD_UNCHANGED)
+    assert np.abs(decoded.astype(int) - images.to_uint(restored)[0, ..., 0].astype(int)).max() <= 1
+    np.testing.assert_allclose(first["probabilities"], probabilities[0], atol=1e-4)
+    assert first["label"] == ("control", "covid")[int(np.argmax(probabilities))]
+
+
+@pytest.mark.parametrize("path", ["/v1/models/r2c_gan", "/v1/models/r2c_gan/versions/1"])
+def test_status_and_metadata(path, address):
+    assert call(address, "GET", path)[:2] == (
+        200,
+        {
+            "model_version_status": [
+                {"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
+            ]
+        },
+    )
+    status, body, _ = call(address, "GET", f"{path}/metadata")
+    assert status == 200 and body["model_spec"] == {"name": "r2c_gan", "signature_name": "", "version": "1"}
+    signatures = body["metadata"]["signature_def"]["signature_def"]
+    encoded = signatures["serve_encoded"]
+    assert encoded["inputs"]["encoded"]["dtype"] == "DT_STRING"
+    assert encoded["inputs"]["encoded"]["tensor_shape"]["dim"][0]["size"] == "-1"
+    assert set(encoded["outputs"]) == {"restored_png", "probabilities", "label"}
+    assert encoded["method_name"] == "tensorflow/serving/predict"
+    assert {"serving_default", "serve_rest"} < set(signatures)
+
+
+def test_addresses_that_are_not_there(address):
+    assert_refused(call(address, "GET", "/v1/models/other"), 404, "no model 'other'")
+    assert_refused(call(address, "GET", "/v1/models/r2c_gan/versions/2"), 404, "no version '2'")
+    assert_refused(call(address, "POST", "/v1/models/other:predict", {}), 404, "no model 'other'")
+    assert_refused(call(address, "GET", "/elsewhere"), 404, "/elsewhere")
+    assert_refused(call(address, "POST", "/v1/models/r2c_gan/metadata", {}), 405)
+
+
+def request_of(value, **others):
+    return {"signature_name": "serve_encoded", "instances": value, **others}
+
+
+BAD = {
+    "not JSON": (b"{", "JSON parse error"),
+    "nothing": (b"", "JSON parse error"),
+    "not UTF-8": (b'{"instances": ["\xff"]}', "JSON parse error"),
+    "nested deep": (b'{"instances":' + b"[" * 50_000 + b"]" * 50_000 + b"}", "JSON parse error"),
+    "NaN": (b'{"instances": [[[[NaN]]]]}', "JSON parse error"),
+    "a list": ([], "must be a JSON object"),
+    "neither form": ({}, "either 'instances'"),
+    "both forms": ({"instances": [], "inputs": []}, "either 'instances'"),
+    "an unknown key": ({"instances": [], "batch": 1}, "unknown key 'batch'"),
+    "no such signature": ({"signature_name": "classify", "instances": []}, "there are serve_encoded, serve_rest"),
+    "a signature that is no name": ({"signature_name": ["serve_encoded"], "instances": []}, "no signature"),
+    "rows that are no list": (request_of({"a": 1}), "must be a list"),
+    "another input": (request_of([{"picture": b64(b"")}]), "the only input is 'encoded', not 'picture'"),
+    "columns that are no list": ({"inputs": {"image": 5}}, "must be a list"),
+    "no images": (request_of([]), "nothing in it"),
+    "a number for bytes": (request_of([5]), 'bytes are given as {"b64"'),
+    "base64 that is none": (request_of([{"b64": "?"}]), "not base64"),
+    "not an image": (request_of([b64(b"text")]), "not the bytes of a PNG or JPEG"),
+    "text for pixels": ({"instances": [[["a"]]]}, "not an array of numbers"),
+    "booleans for pixels": ({"instances": [[[[True]]]]}, "not an array of numbers"),
+    "ragged pixels": ({"instances": [[[1], [1, 2]]]}, "not an array of numbers"),
+    "objects for pixels": ({"instances": [[{"a": 1}]]}, "not an array of numbers"),
+    "a wrong rank": ({"instances": [1, 2]}, "of shape [2]; [any, any, any, 1] is needed"),
+    "wrong channels": ({"instances": np.zeros((1, 4, 4, 3)).tolist()}, "of shape [1, 4, 4, 3]"),
+    "an odd size": ({"instances": np.zeros((1, 4, 5, 1)).tolist()}, "4 x 5 pixels; height and width must be multiples"),
+    "too large a number": ({"instances": np.full((1, 4, 4, 1), 1e300).tolist()}, "not finite"),
+    "no pixels": ({"instances": [[]]}, "image: of shape"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_requests(kind, address):
+    body, message = BAD[kind]
+    assert_refused(call(address, "POST", PREDICT, body), 400, message)
+
+
+def test_a_bad_image_fails_its_own_request_alone(address, png):
+    """Sent at once, over and over, from several clients."""
+    found = []
+
+    def work(body, expected):
+        for _ in range(5):
+            found.append((call(address, "POST", PREDICT, body)[0], expected))
+
+    bodies = [(request_of([b64(png)]), 200), (request_of([b64(png), b64(png[:80])]), 400)] * 3
+    threads = [threading.Thread(target=work, args=arguments) for arguments in bodies]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 30 and all(status == expected for status, expected in found)
+
+
+def test_limits(address, png):
+    assert_refused(call(address, "POST", PREDICT, b"[" + b" " * MAX_BODY), 413, f"larger than {MAX_BODY} bytes")
+    assert_refused(call(address, "POST", PREDICT, b" " * (3 * MAX_BODY)), 413)
+    assert call(address, "POST", PREDICT, request_of([b64(png)] * 12))[0] == 200
+    assert_refused(call(address, "POST", PREDICT, request_of([b64(png)] * 13)), 413, "13 images of 16 x 16")
+    wide = np.zeros((1, 2, MAX_PIXELS, 1), int).tolist()
+    assert_refused(call(address, "POST", PREDICT, {"instances": wide}), 413, "at most 3072 a request")
+
+
+def test_a_body_that_breaks_off(address):
+    host, port = address.split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(f"POST {PREDICT} HTTP/1.1\r\nHost: a\r\nContent-Length: 500\r\n\r\n{{".encode())
+    assert call(address, "GET", "/v1/models/r2c_gan")[0] == 200
+
+
+def test_a_body_that_does_not_come(served):
+    application = server.application(served, body_seconds=0.2)
+    with server.Server(application, port=0).in_background() as url:
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(f"POST {PREDICT} HTTP/1.1\r\nHost: a\r\nContent-Length: 500\r\n\r\n{{".encode())
+            assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
+
+
+class Slow:
+    """In the place of a model: waits until it is let go."""
+
+    def __init__(self):
+        self.release = threading.Event()
+
+    def metadata(self, name):
+        return {}
+
+    def predict(self, body):
+        assert self.release.wait(30)
+        return b'{"predictions": []}'
+
+
+def test_more_than_can_wait_are_turned_away():
+    """One is computed and two wait; of ten at once, seven are told to come back."""
+    model, answers = Slow(), queue.Queue()
+    with server.Server(server.application(model, workers=1, queue=2), port=0).in_background() as url:
+        address = url.removeprefix("http://")
+        threads = [threading.Thread(target=lambda: answers.put(call(address, "POST", PREDICT, {}))) for _ in range(10)]
+        for thread in threads:
+            thread.start()
+        for _ in range(7):
+            answer = answers.get(timeout=20)
+            assert_refused(answer, 503, "too many requests")
+            assert answer[2]["Retry-After"] == "1"
+        assert call(address, "GET", "/v1/models/r2c_gan")[0] == 200  # it still says that it is there
+        assert answers.empty()
+        model.release.set()
+        for thread in threads:
+            thread.join()
+        assert [answers.get_nowait()[0] for _ in range(3)] == [200, 200, 200]
+        assert call(address, "POST", PREDICT, {})[0] == 200
+
+
+def test_a_defect_is_an_internal_error():
+    class Broken(Slow):
+        def predict(self, body):
+            raise RuntimeError("secret")
+
+    with server.Server(server.application(Broken()), port=0).in_background() as url:
+        status, body, _ = call(url.removeprefix("http://"), "POST", PREDICT, {})
+    assert (status, body) == (500, {"error": "internal error"})
+
+
+def test_a_port_that_is_taken(address):
+    with pytest.raises(UserError, match=r"--port=\d+: cannot listen there"):
+        server.Server(None, port=int(address.split(":")[1]))
+
+
+# --- the program -----------------------------------------------------------------------------------------------------
+
+
+def start(*arguments):
+    repository = str(Path(__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([repository, os.environ.get("PYTHONPATH", "")])}
+    return subprocess.Popen(
+        [sys.executable, "-m", "r2c_gan.cli.serve", *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_the_program(exported, png):
+    process = start(f"--model={exported}", "--port=0", "--name=chest")
+    try:
+        line = process.stdout.readline()
+        assert "Research only, not for diagnosis" in line, process.stderr.read()
+        url = next(word for word in line.split() if word.startswith("http://"))
+        assert url.startswith("http://127.0.0.1:") and url.rstrip(".").endswith("/v1/models/chest")
+        address = url.split("/")[2]
+        assert call(address, "POST", "/v1/models/chest:predict", request_of([b64(png)]))[0] == 200
+        assert call(address, "POST", "/v1/models/chest:predict", request_of([b64(png[:90])]))[0] == 400
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM)
+        assert "Traceback" not in errors
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_what_the_program_refuses(tmp_path):
+    for arguments, message in (
+        ((f"--model={tmp_path}",), "holds no saved_model.pb"),
+        ((f"--model={tmp_path}", "--workers=0"), "--workers=0: must be at least 1"),
+    ):
+        process = start(*arguments)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 1 and "Traceback" not in errors
+        assert errors.strip().splitlines()[-1].startswith("error: ") and message in errors
