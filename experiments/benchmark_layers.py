@@ -9,7 +9,6 @@ TensorFlow included, that does nothing else.
 """
 
 import json
-import platform
 import re
 import resource
 import statistics
@@ -21,6 +20,7 @@ from pathlib import Path
 from absl import flags
 from tqdm import tqdm
 
+from experiments.machine import machine
 from r2c_gan import files
 from r2c_gan.cli import program
 
@@ -69,26 +69,6 @@ def main():
     print(f"{'layer':30s} q   time  memory   (summed / concatenated)")
     for row in rows:
         print(f"{row['layer']:30s} {row['q']}  {row['time_ratio']:5.2f}  {row['memory_ratio']:5.2f}")
-
-
-def machine():
-    """What was measured on, in words."""
-    import keras
-    import tensorflow as tf
-
-    model = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        names = [
-            line.partition(":")[2].strip() for line in information.read_text().splitlines() if "model name" in line
-        ]
-        model = f"{len(names)} x {names[0]}" if names else model
-    return {
-        "processor": model,
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "python": sys.version.split()[0],
-    }
 
 
 def _step(name, q, form):

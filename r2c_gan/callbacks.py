@@ -57,8 +57,8 @@ class StopOnNaN(keras.callbacks.Callback):
         if not math.isfinite(total):
             terms = ", ".join(name for name, value in logs.items() if not math.isfinite(float(value)))
             raise UserError(
-                f"step {self.model.steps_trained}: not a finite number: {terms}. The last checkpoint is good; a lower --lr, "
-                "a smaller --q or --precision=float32 may help"
+                f"step {self.model.steps_trained}: not a finite number: {terms}. The last checkpoint is good; "
+                "a lower --lr, a smaller --q or --precision=float32 may help"
             )
 
 

@@ -163,10 +163,12 @@ class TrainingConfig:
         for name in ("beta_1", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"--{name}={getattr(self, name)}: must be in [0, 1)")
+        if self.jit_compile and self.deterministic:
+            raise UserError("--jit_compile: needs --nodeterministic, because Keras compiles no deterministic step")
         if self.clip_norm and self.distribute != "none":
             raise UserError(
-                f"--clip_norm={self.clip_norm}: not with --distribute={self.distribute}, where Keras clips the gradients "
-                "of each device before it adds them up"
+                f"--clip_norm={self.clip_norm}: not with --distribute={self.distribute}, where Keras clips the "
+                "gradients of each device before it adds them up"
             )
         stride = GENERATOR_STRIDE[self.method]
         if self.crop_size % stride:

@@ -22,7 +22,7 @@ from r2c_gan.data import read_domain
 from r2c_gan.errors import UserError
 from r2c_gan.evaluation import Evaluation
 from r2c_gan.images import ImageError
-from r2c_gan.model import METRICS
+from r2c_gan.model import METRICS, R2CGAN
 from r2c_gan.restoration import Restorer
 from r2c_gan.training import TrainingConfig, train
 
@@ -228,6 +228,8 @@ def test_a_finished_run_is_left_alone(copied_run, datasets_dir, monkeypatch):
         {"seed": 1},
         {"precision": "mixed_bfloat16"},
         {"ema_decay": 0.5},
+        {"clip_norm": 1.0},
+        {"class_weights": "balanced"},
         {"deterministic": False},
         {"limit_train_images": 4},
     ],
@@ -375,6 +377,10 @@ def test_a_missing_domain_is_named(tmp_path, datasets_dir):
         ({"seed": -1}, r"--seed=-1"),
         ({"beta_1": 1.0}, r"--beta_1=1\.0: must be in \[0, 1\)"),
         ({"ema_decay": -0.1}, r"--ema_decay=-0\.1: must be in \[0, 1\)"),
+        ({"class_weights": "some"}, r"--class_weights=some: must be one of none, balanced"),
+        ({"distribute": "tpu"}, r"--distribute=tpu: must be one of none, mirrored"),
+        ({"clip_norm": -1.0}, r"--clip_norm=-1\.0: must be at least 0"),
+        ({"steps_per_execution": 0}, r"--steps_per_execution=0: must be at least 1"),
         ({"crop_size": 33}, r"--crop_size=33: must be a multiple of 2"),
         ({"crop_size": 30, "method": "convolutional"}, r"--crop_size=30: must be a multiple of 4"),
         ({"crop_size": 64}, r"--crop_size=64: must be from 1 to --load_size=36"),
@@ -414,3 +420,59 @@ def test_history_reads_back_what_was_written(run_dir):
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert all(isinstance(row["step"], int) for row in rows)
     assert callbacks.read_history(run_dir / "samples") == []
+
+
+# --- beside the paper's recipe ---------------------------------------------------------------------------------------
+
+
+def test_clipping_limits_the_norm_of_all_gradients_of_an_optimizer(datasets_dir, tmp_path):
+    """Adam's first moment after one step is (1 - beta_1) times the gradient: its norm shows what the optimizer got."""
+    norms = {}
+    for limit in (0.0, 0.01):
+        run = tmp_path / str(limit)
+        train(tiny_config(datasets_dir, run, epochs=1, batch_size=6, clip_norm=limit, sample_interval=0))
+        arrays = arrays_of(weights_file(run, 1))
+        moments = [array for name, array in arrays.items() if name.startswith("discriminator_optimizer/")]
+        assert int(arrays["discriminator_optimizer/vars/0"]) == 1
+        norms[limit] = np.sqrt(sum(np.square(array).sum() for array in moments[2:] if np.abs(array).max() > 1e-12))
+    assert norms[0.0] > 0.1
+    assert norms[0.01] < 0.02
+
+
+def test_balanced_class_weights_come_from_the_training_images(tmp_path, monkeypatch):
+    datasets = write_dataset(tmp_path / "datasets", training=(6, 4))
+    for name in ("trainA/covid-1.png", "trainA/covid-3.png"):
+        (datasets / name).unlink()  # three of eight are left, of ten images
+    seen = []
+    compiled = R2CGAN.compile
+    monkeypatch.setattr(
+        R2CGAN, "compile", lambda self, g, d, weights, **k: (seen.append(weights), compiled(self, g, d, weights, **k))
+    )
+    config = tiny_config(datasets, tmp_path / "run", epochs=1, class_weights="balanced", sample_interval=0)
+    train(config)
+    assert seen[0].classes == pytest.approx((8 / (2 * 5), 8 / (2 * 3)))
+
+
+@pytest.mark.filterwarnings("ignore:.*the classifier needs both classes")
+def test_class_weights_need_both_classes(tmp_path):
+    datasets = write_dataset(tmp_path / "datasets")
+    for path in [*datasets.glob("trainA/covid*"), *datasets.glob("trainB/covid*")]:
+        path.unlink()
+    with pytest.raises(UserError, match="--class_weights=balanced: no training image is of class covid"):
+        train(tiny_config(datasets, tmp_path / "run", batch_size=1, class_weights="balanced"))
+
+
+def test_early_stopping_needs_validation(tmp_path, datasets_dir):
+    for name in ("trainA", "trainB"):
+        shutil.copytree(datasets_dir / name, tmp_path / "datasets" / name)
+    with pytest.raises(UserError, match=r"--early_stopping=2: needs .*valA"):
+        train(tiny_config(tmp_path / "datasets", tmp_path / "run", early_stopping=2))
+
+
+def test_patience_counts_epochs_without_a_better_f1():
+    rows = [{"val_f1": value} for value in (0.1, 0.4, 0.3, 0.4, 0.2)]
+    assert not callbacks.out_of_patience(rows[:3], 2)
+    assert callbacks.out_of_patience(rows[:4], 2)  # an equal is not better
+    assert not callbacks.out_of_patience([*rows[:3], {"val_f1": 0.5}], 2)
+    assert not callbacks.out_of_patience(rows, 0)
+    assert not callbacks.out_of_patience(rows[:2], 2)

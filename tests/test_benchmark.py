@@ -1,0 +1,80 @@
+"""The literal baseline computes what the library computes, and taking an idea away changes no result."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from experiments import benchmark
+from experiments.literal_baseline import HostPool, Literal
+from r2c_gan.model import R2CGAN
+from r2c_gan.reference_weights import assign_reference_weights
+
+METHODS = {"operational": 3, "convolutional-light": 1, "convolutional": 1}
+
+
+def batch(n=1, size=16):
+    rng = np.random.default_rng(0)
+    images = [tf.constant(rng.uniform(-1, 1, (n, size, size, 3)), tf.float32) for _ in range(2)]
+    labels = [tf.one_hot(np.arange(n) % 2, 2), tf.one_hot((np.arange(n) + 1) % 2, 2)]
+    return images[0], labels[0], images[1], labels[1]
+
+
+@pytest.fixture(params=METHODS)
+def pair(request):
+    """Both implementations with the same weights."""
+    q = METHODS[request.param]
+    literal = Literal(request.param, q, filters=4)
+    model = R2CGAN(request.param, q, filters=4, image_size=16)
+    model.compile()
+    networks = {"restorer": literal.g_a2b, "degrader": literal.g_b2a}
+    networks |= {"discriminator_a": literal.d_a, "discriminator_b": literal.d_b}
+    for name, network in networks.items():
+        weights = [weight.numpy() for weight in network.weights]
+        assign_reference_weights(getattr(model, name), weights)
+    return literal, model
+
+
+def test_networks_and_losses_are_the_same(pair):
+    literal, model = pair
+    image_a, label_a, image_b, label_b = batch()
+    np.testing.assert_allclose(model.restorer(image_a)[0], literal.g_a2b(image_a)[0], atol=2e-5)
+    np.testing.assert_allclose(model.discriminator_b(image_b), literal.d_b(image_b), atol=2e-5)
+    expected, *fakes = literal.train_generators(image_a, label_a, image_b, label_b)
+    assert float(model.generator_step(image_a, label_a, image_b, label_b)[0]) == pytest.approx(
+        float(expected), rel=1e-5
+    )
+    expected = literal.train_discriminators(image_a, image_b, fakes[1], fakes[0])
+    assert float(model.discriminator_step(image_a, image_b, fakes[1], fakes[0])[0]) == pytest.approx(
+        float(expected), rel=1e-5
+    )
+
+
+def test_the_host_pool_fills_then_swaps():
+    pool = HostPool(size=2)
+    images = np.arange(40.0)
+    returned = np.concatenate([pool(images[i : i + 1]) for i in range(40)])
+    assert list(returned[:2]) == [0, 1]
+    swapped = returned[2:] != images[2:]
+    assert 0.2 < swapped.mean() < 0.8
+    assert set(returned) <= set(images)
+
+
+@pytest.mark.parametrize("idea", benchmark.IDEAS)
+def test_an_idea_taken_away_leaves_the_result(idea):
+    data = (lambda a, la, b, lb: ((a, la), (b, lb)))(*batch(n=2))
+    losses, weights = [], []
+    for taken in (False, True):
+        keras.utils.set_random_seed(0)
+        model = R2CGAN(q=3, filters=4, image_size=16, pool_size=2)
+        model.compile()
+        step = tf.function(lambda model=model: model.train_step(data))
+        if taken:
+            with benchmark.without(idea, batch=2):
+                step()
+        for _ in range(3 - taken):
+            loss = step()
+        losses.append(float(loss["generator_loss"]))
+        weights.append(model.discriminator_a.get_weights()[0])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    np.testing.assert_allclose(weights[1], weights[0], atol=1e-4)
