@@ -2,9 +2,11 @@
 
 import contextlib
 import csv
+import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -46,6 +48,28 @@ def atomic_path(path):
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def require_space(path, size):
+    """Makes sure that a file of `size` bytes can be written, for writers that do not survive a full disk.
+
+    Args:
+        path: the file that is to be written; its folder is made if missing.
+        size: bytes.
+
+    Raises:
+        UserError: if there is no room for it.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent) as room:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(room.fileno(), 0, size)
+            elif shutil.disk_usage(path.parent).free < size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}; it needs {size / 1e6:.1f} MB)") from error
 
 
 def write_text(path, text):

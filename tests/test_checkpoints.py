@@ -533,3 +533,24 @@ def test_oracle_shapes_are_the_networks(method):
             size = sum(int(np.prod(shape)) for _, shape in shapes)
             total += size * (q if len(shapes[0][1]) == 4 else 1)
         assert total == count
+
+
+# --- room on the disk ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_the_room_asked_for_is_what_a_checkpoint_takes(tmp_path, monkeypatch, averaged):
+    asked = []
+    monkeypatch.setattr("r2c_gan.files.require_space", lambda path, size: asked.append(size))
+    model = R2CGAN(filters=4, image_size=32)
+    model.compile(Adam(use_ema=averaged), Adam())
+    taken = checkpoints.save_checkpoint(tmp_path, model, 1, 0).weights.stat().st_size
+    assert taken <= asked[0] < 1.2 * taken
+
+
+def test_no_room_is_said_before_anything_is_written(tmp_path):
+    with pytest.raises(
+        UserError, match=r"epoch-00001\.weights\.h5: cannot be written \(.*it needs 9000000000000\.0 MB"
+    ):
+        files.require_space(tmp_path / "checkpoints" / "epoch-00001.weights.h5", 9 * 10**18)
+    assert list((tmp_path / "checkpoints").iterdir()) == []
