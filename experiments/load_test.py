@@ -29,6 +29,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
+from experiments.machine import machine
 from r2c_gan import files
 from r2c_gan.cli import program
 from r2c_gan.errors import UserError
@@ -56,6 +57,8 @@ def main():
     if FLAGS.malformed:
         result["malformed"] = _malformed(client, images[0], expected)
         result["memory_mib"]["after_malformed"] = _memory(FLAGS.pid)
+    program.start_tensorflow()
+    result["machine"] = machine()
     files.write_json(Path(FLAGS.output_dir) / "result.json", result)
     print(json.dumps(result, indent=2))
     failures = result.get("load", {}).get("errors", 0) + len(result.get("malformed", {}).get("wrongly_answered", []))

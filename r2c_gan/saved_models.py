@@ -95,11 +95,14 @@ def load(folder):
 
 
 def _check_files(folder, expected):
-    for name, values in expected.items():
-        path = folder / name
+    try:
+        checksums = {folder / name: values["sha256"] for name, values in expected.items()}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / RECORD}: its list of files is damaged; export the model again") from error
+    for path, checksum in checksums.items():
         if not path.is_file():
             raise UserError(f"{path}: no such file; the SavedModel is not complete")
-        if files.sha256(path) != values["sha256"]:
+        if files.sha256(path) != checksum:
             raise UserError(f"{path}: damaged: its checksum is not the one in {RECORD}")
 
 

@@ -344,9 +344,14 @@ class Server:
         import uvicorn
 
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        # asyncio sends small parts of an answer at once only where the protocol is named; else each waits 40 ms.
+        self._socket = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
-            self._socket = socket.create_server((host, port), family=family, backlog=128)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._socket.bind((host, port))
+            self._socket.listen(128)
         except (OSError, OverflowError) as error:
+            self._socket.close()
             raise UserError(f"--host={host} --port={port}: cannot listen there ({error})") from error
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{self._socket.getsockname()[1]}"
         config = uvicorn.Config(

@@ -70,7 +70,13 @@ def test_what_is_no_export_is_named(altered, tmp_path):
 
 
 def test_damage_is_named(altered):
-    folder, _ = altered
+    folder, change = altered
+    files_before = json.loads((folder / "r2c_gan.json").read_text())["files"]
+    for damaged in ([], "all", {"saved_model.pb": 5}, {"saved_model.pb": {}}):
+        change(files=damaged)
+        with pytest.raises(UserError, match="its list of files is damaged"):
+            saved_models.load(folder)
+    change(files=files_before)
     variables = folder / "variables" / "variables.data-00000-of-00001"
     whole = variables.read_bytes()
     variables.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import cv2
@@ -217,6 +218,19 @@ def test_limits(address, png):
     assert_refused(call(address, "POST", PREDICT, {"instances": wide}), 413, "at most 3072 a request")
 
 
+def test_answers_are_not_held_back(address):
+    """Nagle's algorithm and delayed acknowledgement together would make each answer wait 40 ms."""
+    connection = http.client.HTTPConnection(address, timeout=30)
+    seconds = []
+    for _ in range(31):
+        started = time.perf_counter()
+        connection.request("POST", PREDICT, b"{")
+        assert connection.getresponse().read()
+        seconds.append(time.perf_counter() - started)
+    connection.close()
+    assert np.median(seconds) < 0.03
+
+
 def test_a_body_that_breaks_off(address):
     host, port = address.split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
@@ -286,11 +300,11 @@ def test_a_port_that_is_taken(address):
 # --- the program -----------------------------------------------------------------------------------------------------
 
 
-def start(*arguments):
+def start(*arguments, module="r2c_gan.cli.serve"):
     repository = str(Path(__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([repository, os.environ.get("PYTHONPATH", "")])}
     return subprocess.Popen(
-        [sys.executable, "-m", "r2c_gan.cli.serve", *map(str, arguments)],
+        [sys.executable, "-m", module, *map(str, arguments)],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -326,3 +340,44 @@ def test_what_the_program_refuses(tmp_path):
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 1 and "Traceback" not in errors
         assert errors.strip().splitlines()[-1].startswith("error: ") and message in errors
+
+
+# --- the load test ---------------------------------------------------------------------------------------------------
+
+
+def load_test(address, folder, **arguments):
+    flags = {"url": f"http://{address}", "output_dir": folder, "seconds": 1, "clients": 2, "size": 24, **arguments}
+    process = start(*(f"--{name}={value}" for name, value in flags.items()), module="experiments.load_test")
+    _, errors = process.communicate(timeout=120)
+    assert "Traceback" not in errors, errors
+    return process.returncode, errors, folder / "result.json"
+
+
+def test_load_and_malformed_requests_of_every_kind(address, tmp_path):
+    code, errors, result = load_test(address, tmp_path / "new", malformed=120)
+    assert code == 0, errors
+    result = json.loads(result.read_text())
+    assert result["load"]["errors"] == 0 and result["load"]["answered"] >= 2
+    assert 0 < result["load"]["milliseconds"]["p50"] <= result["load"]["milliseconds"]["p99"]
+    malformed = result["malformed"]
+    assert malformed["sent"] == 120 and malformed["kinds"] > 50 and malformed["wrongly_answered"] == []
+    statuses = {status for counts in malformed["statuses"].values() for status in counts}
+    assert statuses <= {"400", "404", "405", "408", "413", "None"}
+
+
+def test_a_server_that_takes_anything_fails_the_load_test(png, tmp_path):
+    class Credulous(Slow):
+        def predict(self, body):
+            row = {"restored_png_bytes": b64(png), "probabilities": [0.5, 0.5], "label": "covid"}
+            return json.dumps({"predictions": [row]}).encode()
+
+    with server.Server(server.application(Credulous()), port=0).in_background() as url:
+        code, errors, result = load_test(url.removeprefix("http://"), tmp_path / "new", malformed=60, seconds=0)
+    assert code == 1 and "were not answered as they should be" in errors
+    assert len(json.loads(result.read_text())["malformed"]["wrongly_answered"]) > 30
+
+
+def test_the_load_test_is_for_this_machine(tmp_path):
+    code, errors, _ = load_test("192.0.2.1:8501", tmp_path / "new", malformed=1)
+    assert code == 1 and "only a server on this machine is tested" in errors
+    assert not (tmp_path / "new").exists()
