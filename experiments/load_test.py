@@ -355,9 +355,13 @@ def png_of(width, height, depth=8, rows=b""):
 def _memory(pid):
     """Resident memory of a process in MiB, and its peak; None if no process is named or this is no Linux."""
     status = Path(f"/proc/{pid}/status")
-    if not pid or not status.exists():
+    if not pid or not Path("/proc/self/status").exists():
         return None
+    if not status.exists():
+        raise UserError(f"--pid={pid}: there is no such process")
     found = dict(re.findall(r"(VmRSS|VmHWM):\s+(\d+) kB", status.read_text()))
+    if not found:
+        raise UserError(f"--pid={pid}: that process has ended")
     return {"resident": round(int(found["VmRSS"]) / 1024, 1), "peak": round(int(found["VmHWM"]) / 1024, 1)}
 
 
