@@ -10,7 +10,10 @@ import tensorflow as tf
 from r2c_gan.images import MAX_SIDE
 
 MAX_PIXELS = 40_000_000
-"""The most pixels of an image that is decoded, some 640 MB while it is. A digitised chest film has up to 30 million."""
+"""The most pixels of an image that is decoded: 350 (JPEG) to 870 MB (16-bit PNG with transparency) while it is.
+
+A digitised chest film has up to 30 million.
+"""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"

@@ -58,9 +58,10 @@ def _read_evaluation(folder, checkpoint):
     result = files.read_json(path)
     if not isinstance(result, dict) or not {"model", "n", "classification"} <= set(result):
         raise UserError(f"{path}: not a result of r2c-gan-evaluate")
-    if result["model"].get("sha256") != checkpoint.sha256:
+    measured = result["model"] if isinstance(result["model"], dict) else {}
+    if measured.get("sha256") != checkpoint.sha256:
         raise UserError(
-            f"{path}: an evaluation of other weights (epoch {result['model'].get('epoch')}) than those exported "
+            f"{path}: an evaluation of other weights (epoch {measured.get('epoch')}) than those exported "
             f"(epoch {checkpoint.epoch}); evaluate these, or choose others by --checkpoint"
         )
     return result
