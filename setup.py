@@ -10,7 +10,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "r2c_gan/__init__.py").read
 REQUIREMENTS = [
     line for line in (HERE / "requirements.txt").read_text(encoding="utf-8").splitlines() if line and line[0] != "#"
 ]
-PROGRAMS = ("train", "evaluate", "restore", "export", "import_checkpoint")
+PROGRAMS = ("train", "evaluate", "restore", "export", "serve", "import_checkpoint")
 
 setup(
     name="r2c-gan",
@@ -25,6 +25,8 @@ setup(
     extras_require={
         "cuda": ["tensorflow[and-cuda]==2.21.*"],
         "dicom": ["pydicom>=3,<4", "pylibjpeg>=2", "pylibjpeg-libjpeg>=2", "pylibjpeg-openjpeg>=2"],
+        "serve": ["starlette>=0.47", "uvicorn>=0.34", "orjson>=3.10"],
+        "onnx": ["tf2onnx>=1.17", "onnx>=1.18", "onnxruntime>=1.22"],
         "dev": ["pytest>=8", "ruff==0.17.*", "scikit-image>=0.25"],
     },
     entry_points={
