@@ -86,7 +86,9 @@ def test_the_same_pixels_as_the_reader_of_files(kind, channels, tmp_path):
     np.testing.assert_array_equal(found[0], found[1])
 
 
-@pytest.mark.parametrize("height, width", [(24, 20), (48, 40), (47, 39), (200, 10), (11, 300), (5, 5), (131, 97)])
+@pytest.mark.parametrize(
+    "height, width", [(24, 20), (48, 40), (47, 39), (61, 49), (200, 10), (11, 300), (5, 5), (131, 97)]
+)
 def test_the_same_resizing(height, width):
     image = random(height, width, 3, dtype=np.uint16)
     found = graph_images.resize(image, *SIZE).numpy() / 65535

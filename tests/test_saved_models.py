@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from r2c_gan import checkpoints, export, files, saved_models
 from r2c_gan.errors import UserError
@@ -170,6 +171,18 @@ def test_a_model_that_touches_files_is_not_loaded(kind, operation, exported, tmp
     monkeypatch.setattr(tf.saved_model, "load", lambda path: pytest.fail("it was loaded"))
     with pytest.raises(UserError, match=f"not loaded: it has operations that no export of r2c-gan has .*{operation}"):
         saved_models.load(folder)
+
+
+def test_the_writing_of_checkpoints_cannot_be_called(exported, tmp_path):
+    """Every SavedModel carries a function that writes files; in this one an object refers to it."""
+    folder = shutil.copytree(exported, tmp_path / "evil")
+    model = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    functions = model.meta_graphs[0].graph_def.library.function
+    (writes,) = [f.signature.name for f in functions if any(node.op == "SaveV2" for node in f.node_def)]
+    model.meta_graphs[0].object_graph_def.concrete_functions[writes].SetInParent()
+    (folder / "saved_model.pb").write_bytes(model.SerializeToString())
+    with pytest.raises(UserError, match=f"not loaded: .*{writes}"):
+        saved_models.load(with_record_of(folder, exported))
 
 
 def test_a_saved_model_of_the_first_kind_is_not_loaded(exported, tmp_path):
