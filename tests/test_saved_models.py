@@ -131,6 +131,19 @@ class SavesWhenCalled(tf.Module):
         return {"restored": image}
 
 
+class SavesDeepInside(SavesWhenCalled):
+    """The same, in a function that another calls."""
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.float32)])
+    def serve(self, image):
+        @tf.function
+        def inner(x):
+            tf.raw_ops.SaveV2(prefix=self.path, tensor_names=["a"], shape_and_slices=[""], tensors=[x])
+            return x
+
+        return {"restored": inner(image)}
+
+
 class TableFromFile(tf.Module):
     """Reads a file when it is loaded, to fill a table."""
 
@@ -160,9 +173,10 @@ def test_the_attacks_work_where_nothing_is_checked(tmp_path):
         (lambda path: WritesWhenCalled(path), "WriteFile"),
         (lambda path: ReadsFiles(), "ReadFile"),
         (lambda path: SavesWhenCalled(path), "serve"),
+        (lambda path: SavesDeepInside(path), "inner"),
         (lambda path: TableFromFile(path), "object resource"),
     ],
-    ids=["writes a file", "reads files", "writes a checkpoint", "reads a file on loading"],
+    ids=["writes a file", "reads files", "writes a checkpoint", "writes one deep inside", "reads a file on loading"],
 )
 def test_a_model_that_touches_files_is_not_loaded(kind, operation, exported, tmp_path, monkeypatch):
     module = kind(tmp_path / "written")
