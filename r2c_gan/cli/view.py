@@ -7,6 +7,7 @@ Research only, not for diagnosis.
 """
 
 import importlib.util
+import logging
 import os
 import signal
 import socket
@@ -49,6 +50,8 @@ def main():
 def _serve(folder, port):
     program.start_tensorflow()
     _keep_offline(folder)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # Gradio's calls of its own server
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     import gradio as gr
     import numpy as np
 
@@ -77,7 +80,7 @@ def _serve(folder, port):
         footer_links=[],
         max_file_size=FLAGS.max_upload_mb * 1_000_000,
         allowed_paths=[str(page.HERE / "examples")],
-        theme=gr.themes.Default(font=fonts, font_mono=fonts),
+        theme=gr.themes.Default(primary_hue="blue", font=fonts, font_mono=fonts),
         css=(page.HERE / "style.css").read_text(encoding="utf-8"),
     )
     try:

@@ -147,11 +147,13 @@ def build(restorer, path, work, max_megapixels, max_upload_mb):
         )
         with gr.Row():
             with gr.Column(scale=1, min_width=260):
-                upload = gr.File(label=f"Radiograph: PNG, JPEG, TIFF or DICOM, at most {max_upload_mb} MB", height=150)
+                upload = gr.File(label="Radiograph", height=150)
+                gr.HTML(f'<p class="words">PNG, JPEG, TIFF or DICOM, at most {max_upload_mb} MB.</p>')
                 passes = gr.Radio(
                     [str(n) for n in range(1, MAX_PASSES + 1)],
                     value="1",
                     label="Passes",
+                    elem_id="passes",
                     info="Each restores what the one before gave.",
                 )
                 gr.HTML('<p class="words">Examples: synthetic drawings, not patients.</p>')
@@ -161,9 +163,9 @@ def build(restorer, path, work, max_megapixels, max_upload_mb):
                         button = gr.Button(label, icon=example, elem_classes="phantom", min_width=60)
                         button.click(lambda file=example: file, None, upload, api_visibility="private")
                 download = gr.DownloadButton("Download the restored PNG", interactive=False, elem_id="download")
-                gr.HTML(model_html(path, restorer))
             with gr.Column(scale=3, min_width=300):
                 shown = gr.HTML(_EMPTY, js_on_load=(HERE / "compare.js").read_text(encoding="utf-8"), elem_id="result")
+        gr.HTML(model_html(path, restorer))
         gr.on(
             [upload.change, passes.input],
             restore,
