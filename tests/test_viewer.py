@@ -213,6 +213,9 @@ def check_result(tab, model, path, passes, bits):
     shown = decoded_source(tab, ".pair .restored").astype(int)
     assert np.abs(shown - images.to_uint(expected.image)[..., 0]).max() <= 1  # two processes, float32
     np.testing.assert_array_equal(decoded_source(tab, ".pair .poor"), images.to_uint(image)[..., 0])
+    for selector in (".pair", ".difference .stage > img"):
+        box = tab.locator(selector).bounding_box()
+        assert box["width"] / box["height"] == pytest.approx(image.shape[1] / image.shape[0], rel=0.01)
     for column, values in (("before", expected.before), ("after", expected.after)):
         shown = [float(text) for text in tab.locator(f"td.{column}").all_inner_texts()]
         np.testing.assert_allclose(shown, values, atol=0.00051)
