@@ -10,7 +10,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "r2c_gan/__init__.py").read
 REQUIREMENTS = [
     line for line in (HERE / "requirements.txt").read_text(encoding="utf-8").splitlines() if line and line[0] != "#"
 ]
-PROGRAMS = ("train", "evaluate", "restore", "export", "serve", "import_checkpoint")
+PROGRAMS = ("train", "evaluate", "restore", "export", "serve", "view", "import_checkpoint")
 
 setup(
     name="r2c-gan",
@@ -25,14 +25,18 @@ setup(
     extras_require={
         "cuda": ["tensorflow[and-cuda]==2.21.*"],
         "dicom": ["pydicom>=3,<4", "pylibjpeg>=2", "pylibjpeg-libjpeg>=2", "pylibjpeg-openjpeg>=2"],
-        "serve": ["starlette>=0.47", "uvicorn>=0.34", "orjson>=3.10"],
-        "onnx": ["tf2onnx>=1.17", "onnx>=1.18", "onnxruntime>=1.22"],
-        "dev": ["pytest>=8", "ruff==0.17.*", "scikit-image>=0.25"],
+        "serve": ["starlette>=1.10,<2", "uvicorn>=0.54,<1", "orjson>=3.13,<4"],
+        "onnx": ["tf2onnx>=1.17,<2", "onnx>=1.23,<2", "onnxruntime>=1.32,<2"],
+        "view": ["gradio>=6.31,<7"],
+        "dev": ["pytest>=8", "ruff==0.17.*", "scikit-image>=0.25", "playwright>=1.50"],
     },
     entry_points={
         "console_scripts": [f"r2c-gan-{name.replace('_', '-')} = r2c_gan.cli.{name}:console" for name in PROGRAMS]
     },
-    package_data={"data_prep": ["*.json"]},
+    package_data={
+        "data_prep": ["*.json"],
+        "r2c_gan": ["viewer/*.css", "viewer/*.js", "viewer/examples/*.png", "viewer/examples/*.md"],
+    },
     classifiers=[
         "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3",

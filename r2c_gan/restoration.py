@@ -3,17 +3,27 @@
 import dataclasses
 from pathlib import Path
 
+import cv2
 import numpy as np
 
-from r2c_gan import checkpoints, files, images
+from r2c_gan import checkpoints, files, images, memory, saved_models
 from r2c_gan.data import CLASSES
 from r2c_gan.errors import UserError
 from r2c_gan.networks import GENERATOR_STRIDE
 
-# Written beside saved_model.pb: what a client must know to feed the model.
-EXPORT_RECORD = "r2c_gan.json"
-
 SIZES = ("model", "native")
+DETAILS = ("filtered", "all", "none")
+
+# The noise that the Wiener filter takes away, in units of the variance estimated; more than 1 leaves less of it. Set
+# with `_WINDOW` on radiographs (docs/restore.md).
+_OVER_SUBTRACTION = 2.5
+_WINDOW = 5  # pixels
+
+# Peak bytes a pixel of the input and unit of width (`filters`), measured on a CPU in float32 (docs/restore.md); the
+# operational networks keep powers of their features too.
+_BYTES_PER_FILTER = {"convolutional": 22.0, "convolutional-light": 12.0}
+_BYTES_PER_FILTER_OPERATIONAL, _BYTES_PER_FILTER_AND_POWER = 6.5, 3.0
+_BYTES_PER_CHANNEL = 60.0  # the image itself, its copies and the result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +61,10 @@ class RestoredImage:
         return bool(np.argmax(self.before) != np.argmax(self.after))
 
 
+class TooLargeError(UserError):
+    """An image that does not fit into memory at its own size."""
+
+
 class Restorer:
     """Restores and classifies images with the generator that maps poor quality to good.
 
@@ -63,9 +77,10 @@ class Restorer:
         classify: a function of an image batch that returns the probabilities alone, where that is cheaper than
             `network`.
         config: the arguments of the `R2CGAN`, where they are known; `size="native"` predicts its memory from them.
+        checksum: SHA-256 of what was loaded, or None.
     """
 
-    def __init__(self, network, size, channels, stride, source=None, classify=None, config=None):
+    def __init__(self, network, size, channels, stride, source=None, classify=None, config=None, checksum=None):
         self.network = network
         self.size = tuple(size)
         self.channels = channels
@@ -73,6 +88,7 @@ class Restorer:
         self.source = source or {}
         self.classify = classify or (lambda batch: network(batch)[1])
         self.config = config or {}
+        self.checksum = checksum
 
     @classmethod
     def of_model(cls, model, source=None):
@@ -89,6 +105,7 @@ class Restorer:
             source,
             classify=head.predict_on_batch,
             config=config,
+            checksum=(source or {}).get("sha256"),
         )
 
     @classmethod
@@ -114,12 +131,8 @@ class Restorer:
     def _of_saved_model(cls, path):
         import tensorflow as tf
 
-        record = files.read_json(path / EXPORT_RECORD)
-        try:
-            loaded = tf.saved_model.load(str(path))
-            serve = loaded.signatures["serving_default"]
-        except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
-            raise UserError(f"{path}: not a SavedModel of r2c-gan-export ({str(error).splitlines()[0]})") from error
+        loaded, record = saved_models.load(path)
+        serve = loaded.signatures["serving_default"]
 
         def network(batch):
             outputs = serve(image=tf.constant(batch))
@@ -133,6 +146,7 @@ class Restorer:
             record["stride"],
             record.get("source"),
             config=record.get("model"),
+            checksum=files.sha256(path / saved_models.RECORD),  # which holds the checksums of all the others
         )
 
     def __call__(self, batch, iterations=1):
@@ -164,7 +178,7 @@ class Restorer:
         """The head's verdict on a batch as it is: float [N, H, W, C] in [-1, 1] -> float32 [N, classes]."""
         return np.asarray(self.classify(self._padded(self._checked(batch))))
 
-    def restore(self, image, iterations=1, size="model", keep_detail=True):
+    def restore(self, image, iterations=1, size="model", detail="filtered"):
         """Restores one image of any size.
 
         Args:
@@ -173,44 +187,83 @@ class Restorer:
             size: at which size the network works.
                 "model": at the one that it was trained at; the image is resized to it, and the result carried back.
                 "native": at the image's own, padded by mirroring to a multiple of the stride.
-            keep_detail: how a result at the model's size is carried back to the image's own. True: the change that
-                the network made is enlarged and added to the image, so that what the model's size cannot hold stays as
-                it was, detail and fine noise alike. False: the restored image itself is enlarged.
+            detail: for `size="model"`, what becomes of the detail that is too fine for the model's size, which the
+                network has not seen. It is the image less itself resized to the model's size and back.
+                "filtered": added to the enlarged result after a Wiener filter, so that edges and fine structure come
+                    back, and noise as fine as they are does not.
+                "all": added as it is, noise too: the image plus the enlarged change.
+                "none": left out: the result, enlarged. This is the network alone.
 
         Returns:
             A `RestoredImage` of the image's height and width.
 
         Raises:
+            TooLargeError: if the image does not fit into memory at its own size.
             ValueError: if an argument does not fit.
         """
-        return self.restore_batch([image], iterations, size, keep_detail)[0]
+        return self.restore_batch([image], iterations, size, detail)[0]
 
-    def restore_batch(self, batch, iterations=1, size="model", keep_detail=True):
+    def restore_batch(self, batch, iterations=1, size="model", detail="filtered"):
         """Restores several images in one call of the network; arguments as of `restore`.
 
         Args:
             batch: list of images. For `size="native"` they have one shape, otherwise any.
             iterations: number of passes.
             size: "model" or "native".
-            keep_detail: see `restore`.
+            detail: "filtered", "all" or "none".
 
         Returns:
             A list of `RestoredImage`.
         """
-        if size not in SIZES:
-            raise ValueError(f"size must be one of {', '.join(SIZES)}, not {size!r}")
+        for name, value, known in (("size", size, SIZES), ("detail", detail, DETAILS)):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}")
         batch = [np.asarray(image, np.float32) for image in batch]
         if size == "native":
-            result = self(np.stack(batch), iterations)
+            self.check_memory(*batch[0].shape[:2], len(batch))
+            result = self._within_memory(np.stack(batch), iterations)
             restored = list(np.clip(result.passes[-1], -1, 1))
             after = self.probabilities(restored)
         else:
             poor = self._at_model_size(batch)
             result = self(poor, iterations)
-            carry = _carry_change if keep_detail else _enlarge
-            restored = [carry(*images_of) for images_of in zip(batch, poor, result.passes[-1], strict=True)]
+            restored = [_carry_back(*trio, detail) for trio in zip(batch, poor, result.passes[-1], strict=True)]
             after = self.probabilities(self._at_model_size(restored))
         return [RestoredImage(*row) for row in zip(restored, result.probabilities[0], after, strict=True)]
+
+    def predicted_memory(self, height, width, count=1):
+        """Peak bytes of restoring `count` images at their own size; None where the network is not known.
+
+        Proportional to the pixels, as measured on a CPU (docs/restore.md), and a little more than was measured.
+        """
+        method, filters = self.config.get("method"), self.config.get("filters")
+        if method == "operational":
+            per_filter = _BYTES_PER_FILTER_OPERATIONAL + _BYTES_PER_FILTER_AND_POWER * self.config["q"]
+        elif method in _BYTES_PER_FILTER:
+            per_filter = _BYTES_PER_FILTER[method]
+        else:
+            return None
+        return int(count * height * width * (per_filter * filters + _BYTES_PER_CHANNEL * self.channels))
+
+    def check_memory(self, height, width, count=1):
+        """Raises `TooLargeError` if restoring `count` images at their own size would need more than is available."""
+        predicted, available = self.predicted_memory(height, width, count), memory.available()
+        if predicted is not None and available is not None and predicted > available:
+            raise TooLargeError(
+                f"{width} x {height} pixels need about {predicted / 2**30:.1f} GiB of memory at their own size, "
+                f"{available / 2**30:.1f} GiB are available; use --size=model"
+            )
+
+    def _within_memory(self, batch, iterations):
+        """`self(...)`, for a network whose device may have less memory than the machine."""
+        try:
+            return self(batch, iterations)
+        except MemoryError as error:
+            raise _too_large(batch) from error
+        except Exception as error:  # TensorFlow is not imported here: a network may be any function
+            if type(error).__name__ != "ResourceExhaustedError":
+                raise
+            raise _too_large(batch) from error
 
     def restore_image(self, image, iterations=1):
         """`restore` with its defaults, as a pair: (restored float32 [H, W, C], probabilities of the input)."""
@@ -231,14 +284,44 @@ class Restorer:
         return np.stack([images.resize(image, *self.size) for image in batch])
 
 
-def _carry_change(image, poor, restored):
-    """What the network changed at the model's size (restored - poor), enlarged and added to the image."""
-    return np.clip(image + images.resize(restored - poor, *image.shape[:2]), -1, 1)
+def _too_large(batch):
+    height, width = batch.shape[1:3]
+    return TooLargeError(f"{width} x {height} pixels do not fit into memory at their own size; use --size=model")
 
 
-def _enlarge(image, poor, restored):
-    """The restored image, enlarged."""
-    return np.clip(images.resize(restored, *image.shape[:2]), -1, 1)
+def _carry_back(image, poor, restored, detail):
+    """A result at the model's size, enlarged to the image's, with the detail that was too fine for the model's size.
+
+    Args:
+        image: float32 [H, W, C] in [-1, 1].
+        poor: `image` at the model's size.
+        restored: what the network made of `poor`.
+        detail: one of `DETAILS`.
+    """
+    size = image.shape[:2]
+    enlarged = images.resize(restored, *size)
+    if detail != "none":
+        fine = image - images.resize(poor, *size)
+        enlarged = enlarged + (fine if detail == "all" else _wiener(fine, _noise_variance(image)))
+    return np.clip(enlarged, -1, 1)
+
+
+def _noise_variance(image):
+    """Variance of white noise in an image [H, W, C], a channel: Immerkaer 1996, with a median in place of the mean.
+
+    The kernel does not answer to planes, and its weights keep the variance of white noise. The median does not answer
+    to edges as long as they are in less than half of the image. Divided by that of the normal distribution.
+    """
+    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32) / 6
+    response = cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REFLECT).reshape(image.shape)
+    return (np.median(np.abs(response), axis=(0, 1)) / 0.6745) ** 2
+
+
+def _wiener(fine, noise):
+    """The local Wiener filter of a signal of zero mean: each pixel times (variance - noise) / variance around it."""
+    variance = cv2.blur(fine**2, (_WINDOW, _WINDOW)).reshape(fine.shape)
+    gain = np.maximum(variance - _OVER_SUBTRACTION * noise, 0) / np.maximum(variance, np.finfo(np.float32).tiny)
+    return gain.astype(np.float32) * fine
 
 
 def restore_files(restorer, sources, output_dir, iterations=1, progress=lambda sources: sources):

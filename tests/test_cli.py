@@ -237,7 +237,7 @@ def test_imported_checkpoint_can_be_used(call, datasets_dir, tmp_path):
 # --- help and errors -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", (*PROGRAMS, "serve"))
+@pytest.mark.parametrize("name", (*PROGRAMS, "serve", "view"))
 def test_help_lists_the_flags(call, name):
     helped = call(name, help=True)
     assert helped.code == 0
