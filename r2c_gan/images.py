@@ -70,14 +70,16 @@ def list_images(folder, recursive=False, unnamed_dicom=False):
         folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
         paths = [Path(parent, name) for name in names if not name.startswith(".")]
         found += [
-            path
-            for path in paths
-            if path.name.lower().endswith(IMAGE_SUFFIXES) or (unnamed_dicom and _has_dicom_magic(path))
+            path for path in paths if path.name.lower().endswith(IMAGE_SUFFIXES) or (unnamed_dicom and is_dicom(path))
         ]
     return sorted(found)
 
 
-def _has_dicom_magic(path):
+def is_dicom(path):
+    """Whether a file is DICOM, by its suffix or its first bytes; False if it cannot be read."""
+    path = Path(path)
+    if path.suffix.lower() in DICOM_SUFFIXES:
+        return True
     try:
         with path.open("rb") as file:
             return file.read(132)[128:] == _DICOM_MAGIC

@@ -324,33 +324,6 @@ def _wiener(fine, noise):
     return gain.astype(np.float32) * fine
 
 
-def restore_files(restorer, sources, output_dir, iterations=1, progress=lambda sources: sources):
-    """Restores image files into a folder.
-
-    Args:
-        restorer: a `Restorer`.
-        sources: list of (file to read, name below `output_dir`, which is given the suffix .png).
-        output_dir: the folder to write the restored images and `predictions.csv` to.
-        iterations: number of passes.
-        progress: wraps the list of sources, for a progress bar.
-
-    Returns:
-        The rows of `predictions.csv`: dictionaries of file, p_control, p_covid and label.
-
-    Raises:
-        ImageError: if a file cannot be read. What was restored until then is kept, without `predictions.csv`.
-    """
-    output_dir = Path(output_dir)
-    rows = []
-    for source, name in progress(sources):
-        image = images.read_image(source, restorer.channels)
-        restored, probabilities = restorer.restore_image(image, iterations)
-        images.write_image((output_dir / name).with_suffix(".png"), restored)
-        rows.append(prediction_row(str(name), probabilities))
-    files.write_csv(output_dir / "predictions.csv", rows, list(rows[0]))
-    return rows
-
-
 def prediction_row(file, probabilities):
     """One row of `predictions.csv`: file, p_<class> for each class, label."""
     row = {"file": file}

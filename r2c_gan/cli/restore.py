@@ -1,12 +1,20 @@
-"""Restores radiographs and classifies them.
-
-Writes PNGs at their own size, and predictions.csv (file, p_control, p_covid, label).
+"""Restores radiographs of any size and classifies them, before and after.
 
   r2c-gan-restore --model runs/paper --input radiographs/ --output restored/
+  r2c-gan-restore --model exported --input study.dcm --output restored/ --deidentify
+  r2c-gan-restore --model runs/paper --input 'films/*/*.tif' --output restored/ --panels
+
+PNG, JPEG and TIFF become PNG of their own size and depth (8 or 16 bit), DICOM becomes derived DICOM. predictions.csv
+and predictions.json hold the class probabilities of the input and of the restored image. What was finished is skipped
+when the command is given again. A file that cannot be restored is named and skipped, and the exit code is 1.
 
 Research only, not for diagnosis.
 """
 
+import contextlib
+import csv
+import glob
+import sys
 from pathlib import Path
 
 from absl import flags
@@ -19,51 +27,161 @@ FLAGS = flags.FLAGS
 
 flags.DEFINE_string("model", None, "A run folder, or a SavedModel of r2c-gan-export.")
 flags.DEFINE_string("checkpoint", "auto", "Of a run: latest, best, an epoch, or auto (best if validated, else latest).")
-flags.DEFINE_string("input", None, "An image file, or a folder of them (sub-folders too).")
-flags.DEFINE_string("output", None, "Folder for the restored images and predictions.csv.")
+flags.DEFINE_string(
+    "input",
+    None,
+    "An image file, a folder (sub-folders too), a glob in quotes, or a CSV with a column 'file' (relative to the CSV's "
+    "folder); or several of these with commas between.",
+)
+flags.DEFINE_string("output", None, "Folder for the restored images and predictions.")
 flags.DEFINE_integer("iterations", 1, "Passes; each restores what the one before gave.")
+flags.DEFINE_enum(
+    "size", "model", ["model", "native"], "Size at which the network works: the one it was trained at, or the image's."
+)
+flags.DEFINE_enum(
+    "detail",
+    "filtered",
+    ["filtered", "all", "none"],
+    "With --size=model, what becomes of detail too fine for that size: kept through a Wiener filter, all kept (noise "
+    "too), or left out (the network alone).",
+)
+flags.DEFINE_enum("format", "auto", ["auto", "png", "dicom"], "auto: derived DICOM for DICOM, PNG for others.")
+flags.DEFINE_bool(
+    "deidentify",
+    False,
+    "Of DICOM, keep technical attributes of the image only and replace UIDs. Text burned into the pixels stays, and so "
+    "do file names.",
+)
+flags.DEFINE_bool("panels", False, "Draw poor | restored | difference of each image into panels/.")
+flags.DEFINE_integer("batch_size", 8, "Images in one call of the network; with --size=native, of one size.")
+flags.DEFINE_integer("readers", 2, "Threads that read and write files.")
+flags.DEFINE_bool("overwrite", False, "Replace files that are in the way, and results of other flags or another model.")
 flags.mark_flags_as_required(["model", "input", "output"])
 
 
 def main():
+    for name in ("iterations", "batch_size", "readers"):
+        if FLAGS[name].value < 1:
+            raise UserError(f"--{name}={FLAGS[name].value}: must be at least 1")
+    sources = find_sources(FLAGS.input)
     program.start_tensorflow()
-    from r2c_gan import files, images
-    from r2c_gan.restoration import Restorer, restore_files
+    from r2c_gan import files
+    from r2c_gan.file_restoration import Settings, restore_files
+    from r2c_gan.restoration import Restorer
 
-    if FLAGS.iterations < 1:
-        raise UserError(f"--iterations={FLAGS.iterations}: must be at least 1")
-    source = Path(FLAGS.input)
-    if source.is_dir():
-        found = [(file, file.relative_to(source)) for file in images.list_images(source, recursive=True)]
-    elif source.exists():
-        found = [(source, Path(source.name))]
-    else:
-        raise UserError(f"--input={source}: no such file or folder")
-    if not found:
-        raise UserError(f"--input={source}: holds no image ({', '.join(images.IMAGE_SUFFIXES)})")
-    _refuse_collisions(found, Path(FLAGS.output))
+    settings = Settings(FLAGS.iterations, FLAGS.size, FLAGS.detail, FLAGS.format, FLAGS.deidentify, FLAGS.panels)
     restorer = Restorer.load(FLAGS.model, FLAGS.checkpoint)
-    rows = restore_files(restorer, found, FLAGS.output, FLAGS.iterations, lambda items: tqdm(items, "restoring"))
+    outcome = restore_files(
+        restorer,
+        sources,
+        FLAGS.output,
+        settings,
+        FLAGS.batch_size,
+        FLAGS.readers,
+        FLAGS.overwrite,
+        progress=_progress_bar,
+        report=lambda failure: tqdm.write(f"skipped: {failure['reason']}", file=sys.stderr),
+    )
     program.write_flags(FLAGS.output)
-    labels = [row["label"] for row in rows]
+    labels = [row["label"] for row in outcome.rows]
     counts = {label: labels.count(label) for label in sorted(set(labels))}
-    result = {"model": restorer.source, "images": len(rows), "iterations": FLAGS.iterations, "labels": counts}
+    changed = sum(row["label_changed"] == "yes" for row in outcome.rows)
+    result = {
+        "model": restorer.source,
+        "images": len(outcome.rows),
+        "restored_now": outcome.restored,
+        "finished_before": outcome.kept,
+        "iterations": settings.iterations,
+        "size": settings.size,
+        "detail": settings.detail,
+        "labels": counts,
+        "labels_changed": changed,
+        "failures": outcome.failures,
+        "dicom_attributes_left_out": outcome.left_out,
+    }
     files.write_json(Path(FLAGS.output) / "result.json", result)
-    print(f"{len(rows)} images ({', '.join(f'{n} {label}' for label, n in counts.items())}) -> {FLAGS.output}")
-    print("Research only, not for diagnosis.")
+    before = f", {outcome.kept} of them finished before" if outcome.kept else ""
+    print(f"{len(outcome.rows)} images ({', '.join(f'{n} {label}' for label, n in counts.items())}){before}; ", end="")
+    print(f"{changed} change their label when restored -> {FLAGS.output}")
+    if FLAGS.deidentify:
+        print("Text burned into pixels, file names and journal.jsonl may still identify patients.")
+    print("Research only, not for diagnosis.", flush=True)
+    if outcome.failures:
+        raise UserError(
+            f"{len(outcome.failures)} of {len(sources)} files could not be restored; they are named above and in "
+            f"{Path(FLAGS.output) / 'result.json'}"
+        )
 
 
-def _refuse_collisions(found, output):
-    """Two inputs that differ in the suffix alone would become one PNG, and an input's own folder would lose it."""
-    taken = {}
-    inputs = {file.resolve() for file, _ in found}
-    for file, name in found:
-        target = (output / name).with_suffix(".png")
-        if target in taken:
-            raise UserError(f"{file}: would overwrite the result of {taken[target]}; rename one of them")
-        if target.resolve() in inputs:
-            raise UserError(f"--output={output}: would overwrite the input {target}; give another folder")
-        taken[target] = file
+@contextlib.contextmanager
+def _progress_bar(total):
+    with tqdm(total=total, desc="restoring", unit="image") as bar:
+        yield bar.update
+
+
+def find_sources(text):
+    """The files that --input means, as a list of (file, its name in the output folder), each file once.
+
+    Raises:
+        UserError: if a part of it means nothing, or a CSV cannot be used.
+    """
+    parts = [text] if Path(text).exists() else [part.strip() for part in text.split(",") if part.strip()]
+    found = {}
+    for part in parts:
+        for file, name in _sources_of(part):
+            found.setdefault(file.resolve(), (file, name))
+    if not found:
+        raise UserError(f"--input={text}: names no file")
+    return list(found.values())
+
+
+def _sources_of(part):
+    from r2c_gan import images
+
+    path = Path(part)
+    if path.is_dir():
+        found = images.list_images(path, recursive=True, unnamed_dicom=True)
+        if not found:
+            raise UserError(f"--input={part}: holds no image ({', '.join(images.IMAGE_SUFFIXES)})")
+        return [(file, file.relative_to(path)) for file in found]
+    if path.suffix.lower() == ".csv":
+        return _sources_of_csv(path)
+    if path.exists():
+        return [(path, Path(path.name))]
+    if glob.has_magic(part):
+        return _sources_of_glob(part)
+    raise UserError(f"--input={part}: no such file or folder")
+
+
+def _sources_of_glob(pattern):
+    """Files that match, named relative to the folder before the first wildcard."""
+    parts = Path(pattern).parts
+    fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
+    top = Path(*parts[:fixed])
+    found = [Path(file) for file in sorted(glob.glob(pattern, recursive=True)) if Path(file).is_file()]
+    if not found:
+        raise UserError(f"--input={pattern}: no file matches")
+    return [(file, file.relative_to(top)) for file in found]
+
+
+def _sources_of_csv(path):
+    """Files of the column `file`, named as there if they lie below the CSV's folder, otherwise by their last part."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+    except FileNotFoundError as error:
+        raise UserError(f"--input={path}: no such file") from error
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"--input={path}: not a readable CSV ({error})") from error
+    if "file" not in (reader.fieldnames or []):
+        raise UserError(f"--input={path}: has no column 'file'")
+    names = [Path(row["file"]) for row in rows if row["file"]]
+    if not names:
+        raise UserError(f"--input={path}: lists no file")
+    return [
+        (path.parent / name, Path(name.name) if name.is_absolute() or ".." in name.parts else name) for name in names
+    ]
 
 
 def console():
