@@ -350,7 +350,7 @@ def _acquisition_equipment(source, deidentify, invalid):
 
 
 def _remove_identity(new, salt, patient):
-    new.PatientName = new.PatientID = patient
+    new.PatientName, new.PatientID = f"{patient}^", patient
     for keyword in ("ContentDate", "ContentTime", "SeriesDate", "SeriesTime"):
         delattr(new, keyword)
     for keyword in ("InstanceCreationDate", "InstanceCreationTime"):

@@ -1,15 +1,14 @@
-"""The restorer: passes, odd sizes, files; with networks whose answer is known."""
+"""The restorer: passes, any size, memory; with networks whose answer is known."""
 
-import csv
 import json
 import shutil
 
 import numpy as np
 import pytest
 
-from r2c_gan import checkpoints, images
+from r2c_gan import checkpoints, images, memory, restoration
 from r2c_gan.errors import UserError
-from r2c_gan.restoration import Restorer, prediction_row, restore_files
+from r2c_gan.restoration import Restorer, TooLargeError, prediction_row
 
 
 def random(*shape, seed=0):
@@ -100,34 +99,153 @@ def test_prediction_row():
     assert prediction_row("b.png", [0.6, 0.4])["label"] == "control"
 
 
-def test_files_are_restored_into_a_folder(tmp_path):
-    levels = {"bright.png": 0.6, "sub/dark.jpg": -0.4}
-    sources = []
-    for name, level in levels.items():
-        path = (tmp_path / "input" / name).with_suffix(".png")
-        images.write_image(path, np.full((10, 14, 1), level))
-        sources.append((path, name))
-    wrapped = []
-    rows = restore_files(restorer(), sources, tmp_path / "output", 1, lambda items: wrapped.append(len(items)) or items)
-    assert wrapped == [2]
-    for name, level in levels.items():
-        restored = images.read_image((tmp_path / "output" / name).with_suffix(".png"))
-        assert restored.shape == (10, 14, 1)
-        np.testing.assert_allclose(restored, level / 2, atol=1 / 127)
-    with (tmp_path / "output" / "predictions.csv").open(newline="") as file:
-        written = list(csv.DictReader(file))
-    assert written == rows
-    assert list(written[0]) == ["file", "p_control", "p_covid", "label"]
-    assert [(row["file"], row["label"]) for row in rows] == [("bright.png", "covid"), ("sub/dark.jpg", "control")]
-    assert float(rows[0]["p_covid"]) == pytest.approx(0.8, abs=0.005)
+# --- any size --------------------------------------------------------------------------------------------------------
 
 
-def test_a_broken_file_is_named_and_no_predictions_are_written(tmp_path):
-    images.write_image(tmp_path / "a.png", np.zeros((8, 8)))
-    (tmp_path / "b.png").write_bytes(b"\x89PNG\r\n")
-    with pytest.raises(images.ImageError, match=r"b\.png"):
-        restore_files(restorer(), [(tmp_path / "a.png", "a.png"), (tmp_path / "b.png", "b.png")], tmp_path / "output")
-    assert [path.name for path in (tmp_path / "output").iterdir()] == ["a.png"]
+def sharp(height, width, channels=1):
+    """Smooth shading with thin bright lines, which a small size cannot hold."""
+    y, x = np.mgrid[:height, :width]
+    image = 0.5 * np.sin(x / width * 3) * np.cos(y / height * 2) - 0.2
+    image[:, ::17] += 0.4
+    return np.repeat(image[..., None], channels, axis=-1).astype("float32")
+
+
+@pytest.mark.parametrize("size", ["model", "native"])
+@pytest.mark.parametrize("shape", [(8, 8), (33, 47), (5, 61), (1, 1), (3, 200), (100, 64)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_size_keeps_its_shape(size, shape, channels):
+    image = random(*shape, channels)
+    result = restorer(channels=channels).restore(image, 2, size)
+    assert result.image.shape == image.shape and result.image.dtype == np.float32
+    assert np.abs(result.image).max() <= 1
+    for probabilities in (result.before, result.after):
+        assert probabilities.shape == (2,) and probabilities.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_native_size_is_the_network_on_the_image_itself():
+    image = random(33, 47, 1)
+    result = restorer().restore(image, 2, "native")
+    np.testing.assert_allclose(result.image, image / 4, atol=1e-7)
+    np.testing.assert_allclose(result.before, restorer().probabilities(image[None])[0])
+    np.testing.assert_allclose(result.after, restorer().probabilities(result.image[None])[0])
+
+
+@pytest.mark.parametrize("detail", ["all", "filtered"])
+def test_a_network_that_changes_nothing_changes_nothing(detail):
+    """Without noise there is nothing to filter: all that the model's size cannot hold comes back."""
+    same = restorer(lambda batch: (batch, np.full((len(batch), 2), 0.5)))
+    image = sharp(90, 120)
+    result = same.restore(image, detail=detail)
+    np.testing.assert_allclose(result.image, image, atol=1e-6 if detail == "all" else 0.01)
+    assert np.abs(same.restore(image, detail="none").image - image).mean() > 0.02
+
+
+def test_the_change_is_enlarged_and_added():
+    darker = restorer(lambda batch: (batch - 0.25, np.ones((len(batch), 2))))
+    image = sharp(90, 120)
+    np.testing.assert_allclose(darker.restore(image, detail="all").image, image - 0.25, atol=1e-5)
+
+
+def test_without_detail_the_result_is_enlarged():
+    image = sharp(50, 70)
+    expected = images.resize(images.resize(image, 8, 8) / 2, 50, 70)
+    np.testing.assert_allclose(restorer().restore(image, detail="none").image, expected, atol=1e-6)
+
+
+def test_noise_does_not_come_back_with_the_detail_but_edges_do():
+    clean = np.full((128, 128, 1), -0.3, "float32")
+    clean[40:80, 50:90] = 0.5
+    noisy = clean + np.random.default_rng(0).normal(0, 0.05, clean.shape).astype("float32")
+    same = restorer(lambda batch: (batch, np.full((len(batch), 2), 0.5)), size=(32, 32))
+    errors = {}
+    for detail in ("all", "filtered", "none"):
+        errors[detail] = np.sqrt(np.mean((same.restore(noisy, detail=detail).image - clean) ** 2))
+    assert errors["all"] == pytest.approx(0.05, rel=0.05)
+    assert errors["filtered"] < 0.5 * min(errors["all"], errors["none"])
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.05, 0.2])
+def test_noise_is_estimated(sigma):
+    noise = np.random.default_rng(1).normal(0, sigma, (200, 210, 2)) * [1, 3]
+    estimated = restoration._noise_variance((sharp(200, 210, 2) * [1, 0] + noise).astype("float32"))
+    np.testing.assert_allclose(np.sqrt(estimated), [sigma, 3 * sigma], rtol=0.25)
+
+
+def test_the_head_looks_at_the_input_and_at_the_restored_image():
+    result = restorer().restore(np.full((20, 20, 1), 0.8, "float32"), iterations=3)
+    assert result.before[1] == pytest.approx(0.9) and result.after[1] == pytest.approx(0.55)
+    assert not result.label_changed
+    negating = restorer(lambda batch: (-batch, Halving()(batch)[1]))
+    result = negating.restore(np.full((20, 20, 1), 0.8, "float32"))
+    assert (result.before[1], result.after[1]) == (pytest.approx(0.9), pytest.approx(0.1))
+    assert result.label_changed is True
+
+
+def test_a_batch_is_its_images():
+    batch = [random(20, 30, 1, seed=1), random(9, 9, 1, seed=2), random(40, 8, 1, seed=3)]
+    network = Halving()
+    together = restorer(network).restore_batch(batch)
+    assert network.shapes[0] == (3, 8, 8, 1)
+    for one, image in zip(together, batch, strict=True):
+        alone = restorer().restore(image)
+        np.testing.assert_allclose(one.image, alone.image, atol=1e-6)
+        np.testing.assert_allclose(one.before, alone.before, atol=1e-6)
+
+
+def test_unknown_ways_are_refused():
+    with pytest.raises(ValueError, match="size must be one of model, native"):
+        restorer().restore(random(8, 8, 1), size="huge")
+    with pytest.raises(ValueError, match="detail must be one of filtered, all, none"):
+        restorer().restore(random(8, 8, 1), detail="some")
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+def known(**config):
+    return Restorer(Halving(), (8, 8), 1, 2, config=config)
+
+
+def test_memory_is_predicted_from_the_network():
+    """At least what was measured with 1024x1024 pixels in one channel, and no more than 30% above it."""
+    measured = [  # bytes a pixel
+        (838, {"method": "operational", "q": 3, "filters": 64}),
+        (560, {"method": "operational", "q": 1, "filters": 64}),
+        (1267, {"method": "operational", "q": 5, "filters": 64}),
+        (688, {"method": "convolutional-light", "q": 1, "filters": 64}),
+        (1243, {"method": "convolutional", "q": 1, "filters": 64}),
+    ]
+    for bytes_a_pixel, config in measured:
+        predicted = known(**config).predicted_memory(1024, 1024)
+        assert 1 <= predicted / (bytes_a_pixel * 1024**2) <= 1.3, config
+    assert known(**config).predicted_memory(512, 2048, 3) == 3 * predicted
+    assert restorer().predicted_memory(1024, 1024) is None
+
+
+def test_what_does_not_fit_is_refused_with_a_hint(monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: 10 * 2**30)
+    operational = known(method="operational", q=3, filters=64)
+    assert operational.restore(random(20, 21, 1), size="native").image.shape == (20, 21, 1)
+    wanted = r"6000 x 5000 pixels need about 29\.\d GiB .* 10\.0 GiB are available; use --size=model"
+    with pytest.raises(TooLargeError, match=wanted):
+        operational.restore(np.zeros((5000, 6000, 1), "float32"), size="native")
+    monkeypatch.setattr(memory, "available", lambda: None)
+    operational.check_memory(5000, 6000)
+
+
+def test_a_device_that_runs_out_of_memory_is_told_in_one_line():
+    class ResourceExhaustedError(Exception):
+        pass
+
+    for kind in (MemoryError, ResourceExhaustedError):
+
+        def network(batch, kind=kind):
+            raise kind("OOM when allocating tensor")
+
+        with pytest.raises(TooLargeError, match=r"30 x 20 pixels do not fit .* --size=model"):
+            restorer(network).restore(np.zeros((20, 30, 1)), size="native")
+    with pytest.raises(ZeroDivisionError):
+        restorer(lambda batch: 1 / 0).restore(np.zeros((20, 30, 1)), size="native")
 
 
 # --- loading ---------------------------------------------------------------------------------------------------------
@@ -138,6 +256,10 @@ def test_a_run_is_loaded(run_dir):
     loaded = Restorer.load(run_dir, "latest")
     assert (loaded.size, loaded.channels, loaded.stride) == ((32, 32), 3, 2)
     assert loaded.source == {"run": "whole", "epoch": 3, "sha256": checkpoint.sha256}
+    assert loaded.checksum == checkpoint.sha256
+    np.testing.assert_allclose(
+        loaded.probabilities(random(2, 31, 32, 3)), loaded(random(2, 31, 32, 3)).probabilities[0]
+    )
     batch = random(2, 32, 32, 3)
     restored, probabilities = model.restorer(batch)
     result = loaded(batch, 2)
