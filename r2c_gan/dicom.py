@@ -277,11 +277,12 @@ def _set_pixels(new, source, image):
 
 
 def _is_lossy(source):
-    from pydicom.uid import JPEGLSNearLossless, JPEGTransferSyntaxes
+    """Whether the source's transfer syntax allows losses: without the flag it cannot be known that there were none."""
+    from pydicom import uid
 
-    lossless = {"1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"}
-    syntax = source.file_meta.TransferSyntaxUID
-    return syntax == JPEGLSNearLossless or (syntax in JPEGTransferSyntaxes and syntax not in lossless)
+    lossless = {uid.JPEGLossless, uid.JPEGLosslessSV1}
+    allowed = {*uid.JPEGTransferSyntaxes, uid.JPEGLSNearLossless, uid.JPEG2000, uid.HTJ2K} - lossless
+    return source.file_meta.TransferSyntaxUID in allowed
 
 
 def _class_of(source):

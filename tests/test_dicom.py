@@ -1,0 +1,375 @@
+"""Derived DICOM images: what they say, what they keep, what de-identification leaves; transfer syntaxes."""
+
+import threading
+
+import numpy as np
+import pytest
+from test_images import write_dicom
+
+from r2c_gan import images
+from r2c_gan.images import ImageError
+
+pydicom = pytest.importorskip("pydicom", reason="DICOM needs the extra 'dicom'")
+
+from pydicom import config, uid  # noqa: E402
+from pydicom.dataset import Dataset  # noqa: E402
+
+from r2c_gan import dicom  # noqa: E402
+
+SALT = "salt"
+COMPUTED, DIGITAL, CAPTURE = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("1", "1.1", "7"))
+IDENTITY = {
+    "PatientName": "Doe^Jane",
+    "PatientID": "P-4711",
+    "PatientBirthDate": "19400305",
+    "PatientSex": "F",
+    "PatientAge": "064Y",
+    "OtherPatientIDs": "Q-26210",
+    "StudyDate": "20040826",
+    "StudyTime": "185059",
+    "AcquisitionDate": "20040825",
+    "AccessionNumber": "ACC99",
+    "InstitutionName": "Some Hospital",
+    "ReferringPhysicianName": "Roe^Richard",
+    "OperatorsName": "Poe^Paul",
+    "StationName": "ROOM7",
+    "StudyID": "S5",
+    "StudyDescription": "Thorax of Jane",
+    "ImageComments": "called Dr Roe",
+    "DeviceSerialNumber": "SN92003",
+    "RequestAttributesSequence": [Dataset()],
+}
+IDENTITY["RequestAttributesSequence"][0].RequestedProcedureDescription = "for Jane"
+
+
+@pytest.fixture(autouse=True)
+def strict(monkeypatch):
+    """Everything here is read and written under pydicom's strict rules."""
+    monkeypatch.setattr(config.settings, "reading_validation_mode", config.RAISE)
+    monkeypatch.setattr(config.settings, "writing_validation_mode", config.RAISE)
+
+
+@pytest.fixture
+def stored():
+    return np.linspace(0, 4095, 24 * 30).astype(np.uint16).reshape(24, 30)
+
+
+def study(**elements):
+    """What a real file has and `write_dicom` has not."""
+    return {
+        "StudyInstanceUID": "1.2.3.1",
+        "SeriesInstanceUID": "1.2.3.2",
+        "SOPInstanceUID": "1.2.3.3",
+        "Modality": "CR",
+        "SeriesNumber": 3,
+        "InstanceNumber": 2,
+        "SeriesDescription": "PA",
+        "ImageType": ["ORIGINAL", "PRIMARY", "", "LEFT"],
+        "Manufacturer": "Maker",
+        "ManufacturerModelName": "Machine",
+        "PixelSpacing": [0.15, 0.2],
+        "ImagerPixelSpacing": [0.1, 0.1],
+        "PatientOrientation": ["L", "F"],
+        "BodyPartExamined": "CHEST",
+        "BurnedInAnnotation": "YES",
+        **IDENTITY,
+        **elements,
+    }
+
+
+def derive(tmp_path, source, change=lambda image: image, patient=None, description="Restored.", salt=SALT):
+    """Reads a file, changes its pixels, writes the derived file and reads that again, all of it."""
+    file = images.read_file(source)
+    dataset, left_out = dicom.derived(file.dicom, change(file.pixels), description, salt, patient)
+    dicom.write(tmp_path / "derived.dcm", dataset)
+    again = pydicom.dcmread(tmp_path / "derived.dcm")
+    for element in again.iterall():
+        assert element.value is not Ellipsis  # read and checked here
+    return again, left_out
+
+
+@pytest.mark.parametrize(
+    ("bits", "kind"), [(8, np.uint8), (10, np.uint16), (12, np.uint16), (15, np.uint16), (16, np.uint16)]
+)
+def test_pixels_keep_depth_and_levels(tmp_path, bits, kind):
+    levels = np.linspace(0, 2**bits - 1, 23 * 31).astype(kind).reshape(23, 31)  # an odd number of bytes, too
+    derived, left_out = derive(tmp_path, write_dicom(tmp_path / "a.dcm", levels, bits, **study()))
+    assert left_out == []
+    assert (derived.BitsStored, derived.HighBit, derived.PixelRepresentation) == (bits, bits - 1, 0)
+    assert derived.BitsAllocated == (8 if bits == 8 else 16)
+    assert (derived.Rows, derived.Columns, derived.PhotometricInterpretation) == (23, 31, "MONOCHROME2")
+    np.testing.assert_allclose(derived.pixel_array.astype(int), levels.astype(int), atol=1)
+    assert len(derived.PixelData) % 2 == 0
+    shown = images.read_image(tmp_path / "derived.dcm")  # its own window shows every level
+    np.testing.assert_allclose(shown, images.read_image(tmp_path / "a.dcm"), atol=2.1 / 2**bits)
+
+
+def test_monochrome1_window_and_rescale_are_applied_once(tmp_path, stored):
+    elements = study(
+        PhotometricInterpretation="MONOCHROME1",
+        PresentationLUTShape="INVERSE",
+        WindowCenter=2000,
+        WindowWidth=1000,
+        RescaleSlope=1,
+        RescaleIntercept=10,
+        RescaleType="US",
+        PixelIntensityRelationship="LIN",
+        PixelIntensityRelationshipSign=1,
+    )
+    source = write_dicom(tmp_path / "a.dcm", stored, **elements)
+    derived, _ = derive(tmp_path, source)
+    expected = images.read_image(source)[..., 0]
+    np.testing.assert_allclose(derived.pixel_array / 2047.5 - 1, expected, atol=1 / 2047)
+    assert derived.pixel_array[0, 0] == 4095 and derived.pixel_array[-1, -1] == 0  # dark was bright
+    assert (derived.RescaleSlope, derived.RescaleIntercept, derived.RescaleType) == (1, 0, "US")
+    assert (derived.WindowCenter, derived.WindowWidth) == (2048, 4096)
+    assert derived.PresentationLUTShape == "IDENTITY" and derived.PixelIntensityRelationshipSign == -1
+    np.testing.assert_array_equal(images.read_image(tmp_path / "derived.dcm").shape, (24, 30, 1))
+    np.testing.assert_allclose(images.read_image(tmp_path / "derived.dcm")[..., 0], expected, atol=1 / 2047)
+
+
+def test_colour_and_three_channels_become_gray(tmp_path):
+    rgb = np.random.default_rng(0).integers(0, 256, (12, 10, 3), np.uint8)
+    source = write_dicom(tmp_path / "a.dcm", rgb, 8, **study(SOPClassUID=CAPTURE))
+    derived, _ = derive(tmp_path, source)
+    assert (derived.SamplesPerPixel, derived.PhotometricInterpretation) == (1, "MONOCHROME2")
+    assert "PlanarConfiguration" not in derived
+    np.testing.assert_allclose(derived.pixel_array, rgb @ [0.299, 0.587, 0.114], atol=0.51)
+
+
+def test_values_outside_the_range_are_clipped(tmp_path, stored):
+    derived, _ = derive(tmp_path, write_dicom(tmp_path / "a.dcm", stored, **study()), lambda image: image * 3)
+    assert derived.pixel_array.min() == 0 and derived.pixel_array.max() == 4095
+
+
+def test_what_a_derived_image_says(tmp_path, stored):
+    derived, _ = derive(tmp_path, write_dicom(tmp_path / "a.dcm", stored, **study()), description="Restored by X.")
+    assert list(derived.ImageType) == ["DERIVED", "SECONDARY", "", "LEFT"]
+    assert derived.SOPClassUID == derived.file_meta.MediaStorageSOPClassUID == COMPUTED
+    assert derived.SOPInstanceUID == derived.file_meta.MediaStorageSOPInstanceUID != "1.2.3.3"
+    assert derived.StudyInstanceUID == "1.2.3.1" and derived.SeriesInstanceUID != "1.2.3.2"
+    assert uid.UID(derived.SOPInstanceUID).is_valid and uid.UID(derived.SeriesInstanceUID).is_valid
+    (reference,) = derived.SourceImageSequence
+    assert (reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID) == (COMPUTED, "1.2.3.3")
+    assert reference.PurposeOfReferenceCodeSequence[0].CodeValue == "121322"
+    assert derived.DerivationDescription == "Restored by X."
+    assert derived.DerivationCodeSequence[0].CodingSchemeDesignator == "99R2CGAN"
+    assert list(derived.PixelSpacing) == [0.15, 0.2] and list(derived.ImagerPixelSpacing) == [0.1, 0.1]
+    assert derived.file_meta.TransferSyntaxUID == uid.ExplicitVRLittleEndian
+    assert (derived.Manufacturer, derived.ManufacturerModelName) == ("R2C-GAN", "r2c-gan-restore")
+    (device,) = derived.ContributingEquipmentSequence
+    assert (device.Manufacturer, device.ManufacturerModelName, device.StationName) == ("Maker", "Machine", "ROOM7")
+    assert device.PurposeOfReferenceCodeSequence[0].CodeValue == "109101"
+    assert derived.SeriesNumber == 1003 and "restored" in derived.SeriesDescription
+    for keyword in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "AccessionNumber"):
+        assert derived[keyword].value == IDENTITY[keyword]
+    assert derived.BurnedInAnnotation == "YES"
+
+
+def test_what_described_the_old_pixels_is_gone(tmp_path, stored):
+    icon, lut = Dataset(), Dataset()
+    icon.Rows = 3
+    lut.LUTDescriptor, lut.LUTData = [4096, 0, 12], np.arange(4096, dtype=np.uint16).tobytes()
+    source = write_dicom(
+        tmp_path / "a.dcm",
+        stored,
+        **study(VOILUTSequence=[lut], IconImageSequence=[icon], PixelPaddingValue=5, SmallestImagePixelValue=1),
+    )
+    with_private = pydicom.dcmread(source)
+    with_private.add_new(0x00091010, "LO", "vendor")
+    with_private.add_new(0x60000010, "US", 24)  # an overlay that was kept in spare bits of the old pixels
+    with_private.add_new(0x60000102, "US", 14)
+    with_private.save_as(source)
+    derived, _ = derive(tmp_path, source)
+    for gone in ("VOILUTSequence", "IconImageSequence", "PixelPaddingValue", "SmallestImagePixelValue"):
+        assert gone not in derived
+    assert not [element for element in derived if element.tag.is_private or element.tag.group == 0x6000]
+
+
+def test_one_series_for_each_of_the_sources(tmp_path, stored):
+    def uids(series, instance, salt=SALT):
+        elements = study(SeriesInstanceUID=series, SOPInstanceUID=instance)
+        derived, _ = derive(tmp_path, write_dicom(tmp_path / "a.dcm", stored, **elements), salt=salt)
+        return derived.SeriesInstanceUID, derived.SOPInstanceUID
+
+    first, second, third = uids("1.5.1", "1.6.1"), uids("1.5.1", "1.6.2"), uids("1.5.2", "1.6.3")
+    assert first[0] == second[0] != third[0]
+    assert len({first[1], second[1], third[1]}) == 3
+    assert uids("1.5.1", "1.6.1") == first
+    assert not set(uids("1.5.1", "1.6.1", salt="another run")) & set(first)
+
+
+def test_a_raw_image_is_shown_and_others_become_secondary_captures(tmp_path, stored):
+    for source_class, expected in [
+        (DIGITAL, DIGITAL),
+        (f"{DIGITAL}.1", DIGITAL),
+        (CAPTURE, CAPTURE),
+        ("1.2.840.10008.5.1.4.1.1.12.2", CAPTURE),  # radiofluoroscopy
+    ]:
+        elements = study(SOPClassUID=source_class, PresentationIntentType="FOR PROCESSING")
+        derived, _ = derive(tmp_path, write_dicom(tmp_path / "a.dcm", stored, **elements))
+        assert derived.SOPClassUID == expected
+        assert derived.SourceImageSequence[0].ReferencedSOPClassUID == source_class
+        if expected == DIGITAL:
+            assert derived.PresentationIntentType == "FOR PRESENTATION"
+        else:
+            assert derived.ConversionType == "WSD"
+
+
+def test_invalid_values_are_left_out_and_told(tmp_path, stored, monkeypatch):
+    """As in public collections: an age of "62", a spacing of zero. Neither stops a strict writer."""
+    monkeypatch.setattr(config.settings, "reading_validation_mode", config.IGNORE)
+    monkeypatch.setattr(config.settings, "writing_validation_mode", config.IGNORE)
+    elements = study(PatientAge="62", PixelSpacing=[0, 0], PatientBirthDate="yesterday", StudyID=None)
+    del elements["StudyID"]
+    file = images.read_file(write_dicom(tmp_path / "a.dcm", stored, **elements))
+    monkeypatch.setattr(config.settings, "reading_validation_mode", config.RAISE)
+    monkeypatch.setattr(config.settings, "writing_validation_mode", config.RAISE)
+    dataset, left_out = dicom.derived(file.dicom, file.pixels, "Restored.", SALT)
+    dicom.write(tmp_path / "derived.dcm", dataset)
+    derived = pydicom.dcmread(tmp_path / "derived.dcm")
+    assert left_out == ["PatientAge", "PatientBirthDate", "PixelSpacing"]
+    assert "PatientAge" not in derived and "PixelSpacing" not in derived
+    assert derived.PatientBirthDate == "" and derived.StudyID == ""  # must be there, may be empty
+    assert list(derived.ImagerPixelSpacing) == [0.1, 0.1]
+
+
+@pytest.mark.parametrize("missing", ["StudyInstanceUID", "SeriesInstanceUID"])
+def test_what_belongs_to_no_study_has_no_derived_image(tmp_path, stored, missing):
+    elements = {name: value for name, value in study().items() if name != missing}
+    file = images.read_file(write_dicom(tmp_path / "a.dcm", stored, **elements))
+    with pytest.raises(ValueError, match=missing):
+        dicom.derived(file.dicom, file.pixels, "", SALT)
+    whole = images.read_file(write_dicom(tmp_path / "b.dcm", stored, **study()))
+    with pytest.raises(ValueError, match="24 x 30 pixels"):
+        dicom.derived(whole.dicom, whole.pixels[:20], "", SALT)
+
+
+# --- de-identification -----------------------------------------------------------------------------------------------
+
+
+def test_nothing_of_the_patient_is_left(tmp_path, stored):
+    source = write_dicom(tmp_path / "a.dcm", stored, **study())
+    with_private = pydicom.dcmread(source)
+    with_private.add_new(0x00091010, "LO", "Jane again")
+    with_private.save_as(source)
+    derived, _ = derive(tmp_path, source, patient="ANON-0001")
+    kept = (tmp_path / "derived.dcm").read_bytes()
+    secrets = ["Doe", "Jane", "P-4711", "Q-26210", "Hospital", "Roe", "Poe", "ROOM7", "Thorax", "SN92003", "ACC99"]
+    secrets += ["19400305", "20040826", "20040825", "064Y", "185059", "1.2.3.1", "1.2.3.2", "1.2.3.3"]
+    for secret in secrets:
+        assert secret.encode() not in kept, secret
+    assert (derived.PatientID, str(derived.PatientName).rstrip("^")) == ("ANON-0001", "ANON-0001")
+    assert derived.PatientIdentityRemoved == "YES"
+    assert derived.DeidentificationMethodCodeSequence[0].CodeValue == "113100"
+    assert "not removed" in " ".join(derived.DeidentificationMethod)  # text in the pixels
+    assert derived.PatientSex == derived.StudyDate == derived.PatientBirthDate == ""
+    assert derived.BurnedInAnnotation == "YES" and list(derived.PixelSpacing) == [0.15, 0.2]
+    assert not [element for element in derived.iterall() if element.VR in ("DA", "TM", "DT") and element.value]
+
+
+def test_replaced_uids_agree_between_files(tmp_path, stored):
+    def one(instance):
+        elements = study(SOPInstanceUID=instance)
+        return derive(tmp_path, write_dicom(tmp_path / "a.dcm", stored, **elements), patient="ANON-0001")[0]
+
+    first, second = one("1.7.1"), one("1.7.2")
+    assert first.StudyInstanceUID == second.StudyInstanceUID != "1.2.3.1"
+    assert first.SeriesInstanceUID == second.SeriesInstanceUID
+    assert first.SOPInstanceUID != second.SOPInstanceUID
+
+
+# --- transfer syntaxes -----------------------------------------------------------------------------------------------
+
+
+def encode_jpeg(levels):
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(levels).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def write_compressed(path, stored, bits, syntax, **elements):
+    """A file in another transfer syntax, by pydicom's own encoders, or Pillow's for JPEG."""
+    write_dicom(path, stored, bits, **study(**elements))
+    dataset = pydicom.dcmread(path)
+    if syntax == uid.JPEGBaseline8Bit:
+        dataset.PixelData = pydicom.encaps.encapsulate([encode_jpeg(stored)])
+        dataset["PixelData"].is_undefined_length = True
+        dataset.file_meta.TransferSyntaxUID = syntax
+    else:
+        options = {"j2k_cr": [5]} if syntax == uid.JPEG2000 else {}
+        dataset.compress(syntax, generate_instance_uid=False, **options)
+    dataset.save_as(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("syntax", "bits", "tolerance", "lossy"),
+    [
+        (uid.ImplicitVRLittleEndian, 12, 0, None),
+        (uid.DeflatedExplicitVRLittleEndian, 12, 0, None),
+        (uid.RLELossless, 12, 0, None),
+        (uid.RLELossless, 8, 0, None),
+        (uid.JPEG2000Lossless, 12, 0, None),
+        (uid.JPEG2000, 12, 100, "01"),
+        (uid.JPEGBaseline8Bit, 8, 8, "01"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["MONOCHROME1", "MONOCHROME2"])
+def test_transfer_syntaxes(tmp_path, syntax, bits, tolerance, lossy, kind):
+    if syntax in (uid.JPEG2000, uid.JPEG2000Lossless):
+        pytest.importorskip("openjpeg", reason="JPEG 2000 needs pylibjpeg-openjpeg")
+    y, x = np.mgrid[:48, :64]
+    levels = ((x + y) / 110 * (2**bits - 1)).astype(np.uint8 if bits == 8 else np.uint16)
+    path = tmp_path / "a.dcm"
+    if syntax in (uid.ImplicitVRLittleEndian, uid.DeflatedExplicitVRLittleEndian):
+        write_dicom(path, levels, bits, **study(PhotometricInterpretation=kind))
+        dataset = pydicom.dcmread(path)
+        dataset.file_meta.TransferSyntaxUID = syntax
+        pydicom.dcmwrite(path, dataset)
+    else:
+        write_compressed(path, levels, bits, syntax, PhotometricInterpretation=kind)
+    assert pydicom.dcmread(path, stop_before_pixels=True).file_meta.TransferSyntaxUID == syntax
+    shown = levels / (2**bits - 1) * 2 - 1
+    expected = -shown if kind == "MONOCHROME1" else shown
+    read = images.read_file(path)
+    np.testing.assert_allclose(read.pixels[..., 0], expected, atol=2 * tolerance / 2**bits + 1e-6)
+    assert read.bits == (8 if bits == 8 else 16)
+    derived, _ = derive(tmp_path, path)
+    written = derived.pixel_array / (2**bits - 1) * 2 - 1
+    np.testing.assert_allclose(written, expected, atol=2 * (tolerance + 1) / 2**bits)
+    assert derived.get("LossyImageCompression") == lossy
+
+
+def test_a_broken_stream_is_named(tmp_path):
+    levels = np.zeros((48, 64), np.uint8)
+    path = write_compressed(tmp_path / "a.dcm", levels, 8, uid.RLELossless)
+    dataset = pydicom.dcmread(path)
+    dataset.PixelData = pydicom.encaps.encapsulate([b"\0" * 70])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.save_as(path)
+    with pytest.raises(ImageError, match=r"a\.dcm: the DICOM pixels cannot be decoded"):
+        images.read_image(path)
+
+
+def test_many_threads_derive_at_once(tmp_path, stored, recwarn):
+    """The warning filters, which belong to the process, are left as they were."""
+    import warnings
+
+    before = list(warnings.filters)
+    file = images.read_file(write_dicom(tmp_path / "a.dcm", stored, **study()))
+    results = []
+    threads = [
+        threading.Thread(target=lambda: results.append(dicom.derived(file.dicom, file.pixels, "", SALT)[0]))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({dataset.SOPInstanceUID for dataset in results}) == 1 and len(results) == 8
+    assert warnings.filters == before
