@@ -102,7 +102,7 @@ def _serving(command, port, folder):
     if _listens(port):
         pytest.skip(f"port {port}, which the page uses, is taken")
     with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen(shlex.split(command), cwd=folder, stdout=log, stderr=log)
+        server = subprocess.Popen(shlex.split(command, comments=True), cwd=folder, stdout=log, stderr=log)
     try:
         started = time.monotonic()
         while not _listens(port):
