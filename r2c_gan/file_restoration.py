@@ -1,7 +1,7 @@
 """Image files -> restored files, their class probabilities, and a journal from which an interrupted run goes on.
 
     OUTPUT/NAME.png or NAME.dcm    the restored images, by the names of the inputs
-    OUTPUT/panels/NAME.png         on request: poor | restored | difference
+    OUTPUT/panels/NAME.png         on request (of NAME.dcm, NAME.dcm.png): poor | restored | difference
     OUTPUT/predictions.csv, .json  the head's verdict before and after, a row an image
     OUTPUT/result.json             counts, failures, settings
     OUTPUT/journal.jsonl           one line for what was finished, in the order in which it was
@@ -317,10 +317,16 @@ class _Work:
         figures.save_restoration_panel(
             [poor],
             [[restored]],
-            self.output_dir / "panels" / output.with_suffix(".png"),
+            self.output_dir / _panel_of(output),
             probabilities=[[result.before[1]], [result.after[1]]],
             row_titles=[name.name],
         )
+
+
+def _panel_of(output):
+    """The panel of an output; a.png and a.dcm have panels of their own."""
+    output = Path(output)
+    return Path("panels") / (output if output.suffix == ".png" else output.with_name(f"{output.name}.png"))
 
 
 def _row(target, result):
@@ -409,19 +415,22 @@ class Journal:
             if not self.overwrite:
                 raise UserError(f"--output={self.folder}: holds results of {self._difference(header)}")
             for output in self.announced:
-                (self.folder / output).unlink(missing_ok=True)
+                for path in (output, _panel_of(output)):
+                    (self.folder / path).unlink(missing_ok=True)
             self.rows, self.announced, self.patients = {}, set(), {}
             os.ftruncate(self._descriptor, 0)
             self._header()
         else:
-            os.ftruncate(self._descriptor, len(whole))
+            if len(whole) < len(data):
+                os.ftruncate(self._descriptor, len(whole))
             self._sweep()
 
     def _sweep(self):
         """Deletes the temporary files (`files.atomic_path`) that a killed run left of outputs that it had begun."""
         for output in self.announced - {row["output"] for row in self.rows.values()}:
-            for path in (self.folder / output, self.folder / "panels" / output):
-                for leftover in path.parent.glob(f".{glob.escape(path.stem)}.*"):
+            for path in (self.folder / output, self.folder / _panel_of(output)):
+                name = f".{glob.escape(path.stem)}.{'?' * 8}{glob.escape(''.join(path.suffixes))}"
+                for leftover in path.parent.glob(name):
                     leftover.unlink(missing_ok=True)
 
     def _take(self, header, lines):

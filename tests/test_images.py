@@ -1,5 +1,6 @@
 """Pixels in and out: every format, every kind of bad file, exact round trips."""
 
+import hashlib
 import io
 import os
 import sys
@@ -343,6 +344,30 @@ def test_without_pydicom_the_extra_is_named(tmp_path, monkeypatch, stored):
         images.read_image(path)
 
 
+def test_a_file_says_its_depth_its_checksum_and_its_header(tmp_path, stored):
+    save(tmp_path / "eight.png", smooth())
+    save(tmp_path / "eight.jpg", smooth())
+    for name in ("sixteen.png", "sixteen.tif"):
+        cv2.imwrite(str(tmp_path / name), smooth().astype(np.uint16) * 257)
+    write_dicom(tmp_path / "shallow.dcm", smooth(), 8)
+    write_dicom(tmp_path / "deep.dcm", stored, 12)
+    for name, bits in [
+        ("eight.png", 8),
+        ("eight.jpg", 8),
+        ("sixteen.png", 16),
+        ("sixteen.tif", 16),
+        ("shallow.dcm", 8),
+        ("deep.dcm", 16),
+    ]:
+        file = images.read_file(tmp_path / name, channels=3)
+        assert file.bits == bits, name
+        assert file.sha256 == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+        np.testing.assert_array_equal(file.pixels, images.read_image(tmp_path / name, 3))
+        assert (file.dicom is not None) == name.endswith(".dcm")
+    header = images.read_file(tmp_path / "deep.dcm").dicom
+    assert header.BitsStored == 12 and "PixelData" not in header
+
+
 # --- listing ---------------------------------------------------------------------------------------------------------
 
 
@@ -354,6 +379,18 @@ def test_list_images_sorts_skips_and_survives_a_loop(tmp_path):
     assert images.list_images(tmp_path) == [tmp_path / "a.jpeg", tmp_path / "b.PNG"]
     deep = [tmp_path / "deep" / "d.tif", tmp_path / "deep" / "e.DCM"]
     assert images.list_images(tmp_path, recursive=True) == [tmp_path / "a.jpeg", tmp_path / "b.PNG", *deep]
+
+
+def test_dicom_files_are_known_by_their_contents_too(tmp_path, stored):
+    for name in ("1.2.840.113619", "IM0001", "a.dcm"):
+        write_dicom(tmp_path / name, stored)
+    (tmp_path / "README").write_text("words")
+    (tmp_path / "short").write_bytes(b"x")
+    found = images.list_images(tmp_path, unnamed_dicom=True)
+    assert [path.name for path in found] == ["1.2.840.113619", "IM0001", "a.dcm"]
+    assert images.list_images(tmp_path) == [tmp_path / "a.dcm"]
+    assert images.read_image(found[0]).shape == (24, 30, 1)
+    assert not images.is_dicom(tmp_path / "nowhere")
 
 
 def test_list_images_follows_a_link_to_another_folder(tmp_path):
