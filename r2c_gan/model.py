@@ -46,7 +46,7 @@ class R2CGAN(keras.Model):
     that same step as the pools return them.
 
     Args:
-        method, q, channels, filters, num_classes: as in `build_generator`.
+        method, q, channels, filters, num_classes, upsampling, skip: as in `build_generator`.
         image_size: height and width of the training images, an integer or a pair; only the pools need it.
         pool_size: generated images that each pool holds.
         seed: seed of the pools' draws. The weights follow `keras.utils.set_random_seed`.
@@ -64,6 +64,8 @@ class R2CGAN(keras.Model):
         image_size=256,
         pool_size=50,
         seed=0,
+        upsampling="transposed",
+        skip="none",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -77,10 +79,13 @@ class R2CGAN(keras.Model):
             "image_size": (height, width),
             "pool_size": pool_size,
             "seed": seed,
+            "upsampling": upsampling,
+            "skip": skip,
         }
         shared = {"method": method, "q": q, "channels": channels, "filters": filters, "dtype": self.dtype_policy}
-        self.restorer = build_generator(num_classes=num_classes, name="restorer", **shared)
-        self.degrader = build_generator(num_classes=num_classes, name="degrader", **shared)
+        generator = {"num_classes": num_classes, "upsampling": upsampling, "skip": skip, **shared}
+        self.restorer = build_generator(name="restorer", **generator)
+        self.degrader = build_generator(name="degrader", **generator)
         self.discriminator_a = build_discriminator(name="discriminator_a", **shared)
         self.discriminator_b = build_discriminator(name="discriminator_b", **shared)
         self.pool_a = ImagePool(pool_size, seed=2 * seed, name="pool_a", dtype="float32")

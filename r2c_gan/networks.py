@@ -8,6 +8,8 @@ Every generator carries a classifier head, a global max-pool and a softmax, on i
 block, or after the fifth of nine. Quirks that belong to the method are kept: the operational residual block feeds
 tanh(x) to its first layer but adds x itself and closes with a tanh; only the operational discriminator ends in a
 leaky ReLU.
+
+Two options beside the paper change a generator's last steps: `upsampling="resize"` and `skip="tone_curve"`.
 """
 
 import functools
@@ -21,8 +23,11 @@ from r2c_gan.layers import (
     ReflectionPadding2D,
     instance_normalization,
 )
+from r2c_gan.tone_curve import ToneCurve
 
 METHODS = ("operational", "convolutional", "convolutional-light")
+UPSAMPLINGS = ("transposed", "resize")
+SKIPS = ("none", "tone_curve")
 # Height and width of a generator's input must be multiples of this.
 GENERATOR_STRIDE = {"operational": 2, "convolutional": 4, "convolutional-light": 2}
 LEAKY_SLOPE = 0.2
@@ -30,7 +35,17 @@ BLOCKS = 9
 HEAD_AFTER_BLOCK = 5
 
 
-def build_generator(method="operational", q=3, channels=3, filters=64, num_classes=2, name=None, dtype=None):
+def build_generator(
+    method="operational",
+    q=3,
+    channels=3,
+    filters=64,
+    num_classes=2,
+    upsampling="transposed",
+    skip="none",
+    name=None,
+    dtype=None,
+):
     """Builds a generator that restores (or degrades) an image and classifies it.
 
     Args:
@@ -39,6 +54,10 @@ def build_generator(method="operational", q=3, channels=3, filters=64, num_class
         channels: channels of the image, 1 or 3.
         filters: base width; 64 gives the authors' networks.
         num_classes: number of classes.
+        upsampling: "transposed", the paper's strided transposed convolution, or "resize": bilinear, then a convolution
+            with the same weights, which cannot leave a checkerboard (Odena et al., Distill 2016).
+        skip: "none", the paper's: the image is the tanh of the last layer. "tone_curve": it is what a `ToneCurve`
+            makes of the input, plus the last layer, cut off at -1 and 1; such a generator starts as the identity.
         name: name of the model.
         dtype: dtype policy of the layers, the global one by default. Both outputs are float32 in any case.
 
@@ -50,12 +69,19 @@ def build_generator(method="operational", q=3, channels=3, filters=64, num_class
         ValueError: if the method is unknown or a number is out of its range.
     """
     _check(method=method, q=q, channels=channels, filters=filters, num_classes=num_classes)
+    _check_choice(upsampling=(upsampling, UPSAMPLINGS), skip=(skip, SKIPS))
     with _policy(dtype):
         inputs = keras.Input((None, None, channels), name="image")
         build = _convolutional_generator if method == "convolutional" else _light_generator
         kind = _Operational(q) if method == "operational" else _Convolutional
-        image, features = build(inputs, kind, channels, filters)
-        image = layers.Activation("tanh", dtype="float32", name="restored")(image)
+        upsample = functools.partial(_upsample, kind, upsampling)
+        last = {"kernel_initializer": "zeros" if skip == "tone_curve" else "glorot_uniform"}
+        image, features = build(inputs, kind, channels, filters, upsample, last)
+        if skip == "none":
+            image = layers.Activation("tanh", dtype="float32", name="restored")(image)
+        else:
+            image = layers.Add(dtype="float32")([ToneCurve(dtype="float32")(inputs), image])
+            image = layers.Activation(_cut_off, dtype="float32", name="restored")(image)
         probabilities = _classifier_head(features, num_classes)
         return keras.Model(inputs, (image, probabilities), name=name or "generator")
 
@@ -129,14 +155,28 @@ class _Operational:
         return ops.tanh(layers.Add()([x, h]))
 
 
-def _light_generator(inputs, kind, channels, filters):
+@keras.saving.register_keras_serializable("r2c_gan")
+def _cut_off(x):
+    return ops.clip(x, -1, 1)
+
+
+def _upsample(kind, upsampling, x, filters, **arguments):
+    """Twice the height and width; the kernel is 3x3 either way."""
+    if upsampling == "transposed":
+        return kind.conv_transpose(filters, 3, strides=2, padding="same", **arguments)(x)
+    # Means of values in [-1, 1] stay there, where the operational layers want them.
+    x = layers.UpSampling2D(interpolation="bilinear")(x)
+    return kind.conv(filters, 3, padding="same", **arguments)(x)
+
+
+def _light_generator(inputs, kind, channels, filters, upsample, last):
     x = kind.conv(filters * 2, 3, strides=2, padding="same", use_bias=False)(inputs)
     x = kind.activation(instance_normalization()(x))
     features = kind.residual_block(x)
-    return kind.conv_transpose(channels, 3, strides=2, padding="same")(features), features
+    return upsample(features, channels, **last), features
 
 
-def _convolutional_generator(inputs, kind, channels, filters):
+def _convolutional_generator(inputs, kind, channels, filters, upsample, last):
     x = layers.Conv2D(filters, 7, use_bias=False)(ReflectionPadding2D(3)(inputs))
     x = ops.relu(instance_normalization()(x))
     for width in (2, 4):
@@ -147,9 +187,9 @@ def _convolutional_generator(inputs, kind, channels, filters):
         if block == HEAD_AFTER_BLOCK:
             features = x
     for width in (2, 1):
-        x = layers.Conv2DTranspose(filters * width, 3, strides=2, padding="same", use_bias=False)(x)
+        x = upsample(x, filters * width, use_bias=False)
         x = ops.relu(instance_normalization()(x))
-    return layers.Conv2D(channels, 7)(ReflectionPadding2D(3)(x)), features
+    return layers.Conv2D(channels, 7, **last)(ReflectionPadding2D(3)(x)), features
 
 
 def _classifier_head(features, num_classes):
@@ -163,6 +203,12 @@ def _check(method, **numbers):
     for name, value in numbers.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+
+
+def _check_choice(**choices):
+    for name, (value, known) in choices.items():
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
 
 
 class _policy:

@@ -90,7 +90,7 @@ class _Marked(layers.InstanceNormalization):
 
 def _network_to_convert(model):
     """The restorer in float32, its instance normalisations marked."""
-    names = ("method", "q", "channels", "filters", "num_classes")
+    names = ("method", "q", "channels", "filters", "num_classes", "upsampling", "skip")
     network = build_generator(**{name: model.config[name] for name in names}, dtype="float32")
 
     def mark(layer):

@@ -17,7 +17,7 @@ from r2c_gan.evaluation import Evaluation
 from r2c_gan.interruption import Interruption
 from r2c_gan.losses import LossWeights
 from r2c_gan.model import R2CGAN
-from r2c_gan.networks import GENERATOR_STRIDE, METHODS, build_generator
+from r2c_gan.networks import GENERATOR_STRIDE, METHODS, SKIPS, UPSAMPLINGS, build_generator
 from r2c_gan.optimizers import Adam
 from r2c_gan.restoration import Restorer
 from r2c_gan.run_lock import run_lock
@@ -56,6 +56,7 @@ class TrainingConfig:
         cycle_loss_weight, identity_loss_weight, class_loss_weight: as in `LossWeights`.
         pool_size: generated images kept for each discriminator.
         seed: of weights, order, augmentation and pools.
+        upsampling, skip: not in the paper: of the generators, as in `build_generator`.
         ema_decay: not in the paper: decay a step of a moving average of the generators' weights, which validation,
             evaluation and export then use; 0 for none.
         early_stopping: not in the paper: epochs without a better validation F1 after which the training ends; 0 for
@@ -94,6 +95,8 @@ class TrainingConfig:
     class_loss_weight: float = 0.1
     pool_size: int = 50
     seed: int = 0
+    upsampling: str = "transposed"
+    skip: str = "none"
     ema_decay: float = 0.0
     early_stopping: int = 0
     clip_norm: float = 0.0
@@ -117,6 +120,8 @@ class TrainingConfig:
         """
         for name, choices in (
             ("method", METHODS),
+            ("upsampling", UPSAMPLINGS),
+            ("skip", SKIPS),
             ("class_weights", CLASS_WEIGHTS),
             ("distribute", STRATEGIES),
         ):
@@ -184,6 +189,8 @@ class TrainingConfig:
             "image_size": self.crop_size,
             "pool_size": self.pool_size,
             "seed": self.seed,
+            "upsampling": self.upsampling,
+            "skip": self.skip,
         }
 
 
@@ -379,7 +386,9 @@ def _validator(config, model, validation):
     copy = None
     if config.ema_decay or config.distribute != "none":
         # A network of its own: the averages must not enter the training, and only one device validates.
-        copy = build_generator(config.method, config.q, config.channels, config.filters)
+        copy = build_generator(
+            config.method, config.q, config.channels, config.filters, upsampling=config.upsampling, skip=config.skip
+        )
         restorer = Restorer(copy.predict_on_batch, restorer.size, restorer.channels, restorer.stride)
 
     def validate():

@@ -36,6 +36,18 @@ flags.DEFINE_float("identity_loss_weight", 5.0, "Weight of the identity losses."
 flags.DEFINE_float("class_loss_weight", 0.1, "Weight of the six classification losses.")
 flags.DEFINE_integer("pool_size", 50, "Generated images kept for each discriminator; 0 for none.")
 flags.DEFINE_integer("seed", 0, "Seed of weights, order, augmentation and pools.")
+flags.DEFINE_enum(
+    "upsampling",
+    "transposed",
+    ["transposed", "resize"],
+    "resize: not in the paper: bilinear, then a convolution; leaves no checkerboard.",
+)
+flags.DEFINE_enum(
+    "skip",
+    "none",
+    ["none", "tone_curve"],
+    "tone_curve: not in the paper: correct the image by a tone curve and a residual instead of drawing it anew.",
+)
 flags.DEFINE_float("ema_decay", 0.0, "Not in the paper: evaluate and export moving averages of the weights; try 0.998.")
 flags.DEFINE_integer("early_stopping", 0, "Not in the paper: end after this many epochs without a better F1; 0: never.")
 flags.DEFINE_float("clip_norm", 0.0, "Not in the paper: largest norm of the gradients; 0 for no limit.")

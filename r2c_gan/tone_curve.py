@@ -1,0 +1,63 @@
+"""A polynomial tone curve, chosen for each image by its moments: an option beside the paper's networks."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("r2c_gan")
+class ToneCurve(keras.layers.Layer):
+    """Applies to every value of an image one polynomial, whose coefficients a small network reads off its moments.
+
+        y = c_0(m) + c_1(m) x + ... + c_order(m) x^order,    m_p = mean of x^p, p = 1..order + 1
+
+    Instance normalisation takes the brightness and contrast out of all that a generator computes, so a generator
+    neither knows how badly an image was exposed nor can leave a good one as it is. This curve can do both, and starts
+    as the identity. The idea of curves estimated from the image is that of Zero-DCE (Guo et al., CVPR 2020); the form,
+    a Maclaurin polynomial like that of an operational neuron, is this package's own.
+
+    Args:
+        order: of the polynomial, at least 1.
+        hidden: width of the hidden layer, tanh, between moments and coefficients.
+
+    Call arguments:
+        inputs: [N, H, W, C], values in [-1, 1].
+
+    Returns:
+        [N, H, W, C], unbounded. The channels of an image share its curve, so gray stays gray.
+
+    Raises:
+        ValueError: if an argument is not a positive integer.
+    """
+
+    def __init__(self, order=3, hidden=16, **kwargs):
+        super().__init__(**kwargs)
+        for name, value in (("order", order), ("hidden", hidden)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        self.order, self.hidden = order, hidden
+        self.input_spec = keras.layers.InputSpec(ndim=4)
+
+    def build(self, input_shape):
+        self.features = keras.layers.Dense(self.hidden, activation="tanh", dtype="float32", name="features")
+        self.coefficients = keras.layers.Dense(
+            self.order + 1, kernel_initializer="zeros", dtype="float32", name="coefficients"
+        )
+        self.features.build((None, self.order + 1))
+        self.coefficients.build((None, self.hidden))
+        identity = [0.0] * (self.order + 1)
+        identity[1] = 1.0
+        self.coefficients.bias.assign(identity)
+
+    def call(self, inputs):
+        terms = [inputs]
+        for _ in range(self.order):
+            terms.append(terms[-1] * inputs)
+        moments = ops.stack([ops.mean(ops.cast(term, "float32"), axis=(1, 2, 3)) for term in terms], axis=-1)
+        curve = ops.cast(self.coefficients(self.features(moments)), inputs.dtype)[:, None, None, :]
+        return curve[..., :1] + sum(curve[..., p : p + 1] * terms[p - 1] for p in range(1, self.order + 1))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "order": self.order, "hidden": self.hidden}
