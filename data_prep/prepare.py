@@ -54,6 +54,7 @@ class Preparation:
     bits: int = 8
     val_fraction: float = 0.1
     test_fraction: float = 0.1
+    test_poor: float = 0.5
     keep_split: bool = False
     on_error: str = "fail"
     seed: int = 0
@@ -66,6 +67,8 @@ class Preparation:
                 raise UserError(f"--{name}={getattr(self, name)}: must be from 0 up to 1")
         if self.val_fraction + self.test_fraction >= 1:
             raise UserError("--val_fraction and --test_fraction: leave nothing to train on; their sum must be below 1")
+        if not 0 < self.test_poor <= 1:
+            raise UserError(f"--test_poor={self.test_poor}: must be above 0 and at most 1")
         if (self.poor_below is None) != (self.good_above is None):
             raise UserError("--poor_below and --good_above: give both, or neither for the thirds of the scores")
         if self.poor_below is not None and not 0 <= self.poor_below <= self.good_above <= 1:
@@ -268,7 +271,9 @@ def _places(records, groups, preparation):
         shares = {split: share / total if total else 1 / len(shares) for split, share in shares.items()}
         strata = [(records[index].label, records[index].source, records[index].quality) for index in chosen]
         if preparation.domains == "by_degradation":
-            cells = {(split, domain): share / 2 for split, share in shares.items() for domain in "AB"}
+            poor = {split: 0.5 if split == "train" else preparation.test_poor for split in shares}
+            cells = {(split, "A"): share * poor[split] for split, share in shares.items()}
+            cells |= {(split, "B"): share * (1 - poor[split]) for split, share in shares.items() if poor[split] < 1}
         else:
             cells = {(split, None): share for split, share in shares.items()}
         for index, (split, domain) in zip(
@@ -384,6 +389,11 @@ def define_flags():
     flags.DEFINE_enum("bits", str(default.bits), ("8", "16"), "Bits of the PNG files.")
     flags.DEFINE_float("val_fraction", default.val_fraction, "Share of the images in valA and valB.")
     flags.DEFINE_float("test_fraction", default.test_fraction, "Share of the images in testA and testB.")
+    flags.DEFINE_float(
+        "test_poor",
+        default.test_poor,
+        "by_degradation: share of the validation and test images that go to domain A; 1 measures on all of them.",
+    )
     flags.DEFINE_boolean(
         "keep_split", default.keep_split,
         "What a source calls test stays test, with its near-duplicates and patients; the rest becomes train and val.",

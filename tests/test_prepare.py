@@ -85,6 +85,15 @@ def test_training_reads_what_was_made(made):
     assert {row["file"].split("/")[0] for row in kept(rows)} == {*sizes, "valA_reference", "testA_reference"}
 
 
+def test_all_validation_and_test_images_can_be_poor(pile, tmp_path):
+    rows = run(pile, tmp_path / "set", size=32, val_fraction=0.2, test_fraction=0.2, test_poor=1)
+    counts = collections.Counter(row["file"].split("/")[0] for row in kept(rows))
+    twins = {"valA_reference": 8, "testA_reference": 8}
+    assert counts == {"trainA": 12, "trainB": 12, "valA": 8, "testA": 8, **twins}
+    with pytest.raises(UserError, match="--test_poor=0: must be above 0"):
+        run(pile, tmp_path / "none", test_poor=0)
+
+
 def test_every_original_is_used_once_and_the_halves_are_disjoint(made, pile):
     used = collections.Counter(row["original"] for row in kept(made[1]) if row["domain"] != "A_reference")
     assert set(used.values()) == {1}
