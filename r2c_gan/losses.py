@@ -16,7 +16,7 @@ PROBABILITY_EPSILON = 1e-7
 
 @dataclasses.dataclass(frozen=True)
 class LossWeights:
-    """Weights of the families of generator losses; the adversarial terms have weight 1.
+    """Weights of the families of generator losses.
 
     The defaults are the authors'. Their code multiplies the classification terms by 0.1, 10 * 0.01 and 5 * 0.02, that
     is, by 0.1 throughout, at the default weights.
@@ -25,12 +25,14 @@ class LossWeights:
         cycle: weight of both cycle-consistency terms.
         identity: weight of both identity terms.
         classification: weight of all six classification terms.
-        classes: weight of each class within them, not in the paper; empty for equal weights.
+        adversarial: weight of both adversarial terms, fixed at 1 in the paper.
+        classes: weight of each class within the classification terms, not in the paper; empty for equal weights.
     """
 
     cycle: float = 10.0
     identity: float = 5.0
     classification: float = 0.1
+    adversarial: float = 1.0
     classes: tuple = ()
 
     def __post_init__(self):
@@ -89,8 +91,8 @@ def classification_loss(labels, probabilities, class_weights=()):
 def generator_loss(terms, weights):
     """Total generator loss.
 
-        adversarial_a2b + adversarial_b2a + cycle (cycle_a + cycle_b) + identity (identity_a + identity_b)
-            + classification (class_a2b + class_b2a + class_a2b2a + class_b2a2b + class_a2a + class_b2b)
+        adversarial (adversarial_a2b + adversarial_b2a) + cycle (cycle_a + cycle_b)
+            + identity (identity_a + identity_b) + classification (class_a2b + class_b2a + class_a2b2a + class_b2a2b + class_a2a + class_b2b)
 
     Args:
         terms: dictionary of the twelve terms by the names above.
@@ -98,8 +100,7 @@ def generator_loss(terms, weights):
     """
     classes = ("class_a2b", "class_b2a", "class_a2b2a", "class_b2a2b", "class_a2a", "class_b2b")
     return (
-        terms["adversarial_a2b"]
-        + terms["adversarial_b2a"]
+        weights.adversarial * (terms["adversarial_a2b"] + terms["adversarial_b2a"])
         + weights.cycle * (terms["cycle_a"] + terms["cycle_b"])
         + weights.identity * (terms["identity_a"] + terms["identity_b"])
         + weights.classification * sum(terms[name] for name in classes)

@@ -53,7 +53,7 @@ class TrainingConfig:
         epochs: passes over the longer domain.
         epoch_decay: epoch from which the learning rate falls linearly, to zero at the end.
         lr, beta_1: of Adam, for generators and discriminators alike.
-        cycle_loss_weight, identity_loss_weight, class_loss_weight: as in `LossWeights`.
+        cycle_loss_weight, identity_loss_weight, class_loss_weight, adversarial_loss_weight: as in `LossWeights`.
         pool_size: generated images kept for each discriminator.
         seed: of weights, order, augmentation and pools.
         upsampling, skip: not in the paper: of the generators, as in `build_generator`.
@@ -93,6 +93,7 @@ class TrainingConfig:
     cycle_loss_weight: float = 10.0
     identity_loss_weight: float = 5.0
     class_loss_weight: float = 0.1
+    adversarial_loss_weight: float = 1.0
     pool_size: int = 50
     seed: int = 0
     upsampling: str = "transposed"
@@ -155,6 +156,7 @@ class TrainingConfig:
             "cycle_loss_weight",
             "identity_loss_weight",
             "class_loss_weight",
+            "adversarial_loss_weight",
             "pool_size",
             "seed",
             "sample_interval",
@@ -296,7 +298,12 @@ def _compiled_model(config, schedules, domains):
     model = R2CGAN(**config.model_config(), dtype=config.precision)
     average = {"use_ema": True, "ema_momentum": config.ema_decay} if config.ema_decay else {}
     limit = config.clip_norm or None
-    weights = LossWeights(config.cycle_loss_weight, config.identity_loss_weight, config.class_loss_weight)
+    weights = LossWeights(
+        config.cycle_loss_weight,
+        config.identity_loss_weight,
+        config.class_loss_weight,
+        config.adversarial_loss_weight,
+    )
     if config.class_weights == "balanced":
         weights = dataclasses.replace(weights, classes=_balanced_class_weights(domains))
     model.compile(

@@ -67,8 +67,9 @@ def test_losses_are_float32_whatever_they_are_fed():
 
 
 def test_total_by_hand():
-    total = losses.generator_loss(TERMS, LossWeights(cycle=3.0, identity=0.5, classification=0.25))
-    assert float(total) == 1 + 2 + 3 * (4 + 8) + 0.5 * (16 + 32) + 0.25 * 64 * 63
+    weights = LossWeights(cycle=3.0, identity=0.5, classification=0.25, adversarial=2.0)
+    total = losses.generator_loss(TERMS, weights)
+    assert float(total) == 2 * (1 + 2) + 3 * (4 + 8) + 0.5 * (16 + 32) + 0.25 * 64 * 63
 
 
 def test_discriminator_total_is_the_plain_sum():
@@ -124,7 +125,7 @@ def test_weights_do_not_reach_across_families():
     assert share(others, doubled) == pytest.approx(share(others, LossWeights()), rel=1e-9)
 
 
-@pytest.mark.parametrize("name", ["cycle", "identity", "classification"])
+@pytest.mark.parametrize("name", ["cycle", "identity", "classification", "adversarial"])
 @pytest.mark.parametrize("value", [-0.1, float("nan")])
 def test_bad_weights_are_named(name, value):
     with pytest.raises(ValueError, match=name):

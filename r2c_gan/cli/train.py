@@ -34,6 +34,7 @@ flags.DEFINE_float("beta_1", 0.5, "Decay of Adam's first moment.")
 flags.DEFINE_float("cycle_loss_weight", 10.0, "Weight of the cycle-consistency losses.")
 flags.DEFINE_float("identity_loss_weight", 5.0, "Weight of the identity losses.")
 flags.DEFINE_float("class_loss_weight", 0.1, "Weight of the six classification losses.")
+flags.DEFINE_float("adversarial_loss_weight", 1.0, "Weight of the adversarial losses; the authors' is always 1.")
 flags.DEFINE_integer("pool_size", 50, "Generated images kept for each discriminator; 0 for none.")
 flags.DEFINE_integer("seed", 0, "Seed of weights, order, augmentation and pools.")
 flags.DEFINE_enum(
