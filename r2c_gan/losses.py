@@ -92,7 +92,8 @@ def generator_loss(terms, weights):
     """Total generator loss.
 
         adversarial (adversarial_a2b + adversarial_b2a) + cycle (cycle_a + cycle_b)
-            + identity (identity_a + identity_b) + classification (class_a2b + class_b2a + class_a2b2a + class_b2a2b + class_a2a + class_b2b)
+            + identity (identity_a + identity_b)
+            + classification (class_a2b + class_b2a + class_a2b2a + class_b2a2b + class_a2a + class_b2b)
 
     Args:
         terms: dictionary of the twelve terms by the names above.
