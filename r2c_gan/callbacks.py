@@ -1,6 +1,7 @@
 """What happens around the steps of a training: progress, checkpoints, history, events, samples."""
 
 import csv
+import gc
 import math
 import sys
 import time
@@ -191,6 +192,7 @@ class Recorder(keras.callbacks.Callback):
     def _draw(self):
         columns = dict.fromkeys(name for row in self.rows for name in row)
         figures.save_losses({name: [row.get(name) for row in self.rows] for name in columns}, self.run / "losses.png")
+        gc.collect()  # a figure refers to itself, and would stay, 15 MB each, until Python looks by itself
         self.drawn = time.monotonic()
 
     def on_train_end(self, logs=None):
@@ -256,6 +258,7 @@ class Samples(keras.callbacks.Callback):
         a2b2a, b2a2b = self._apply(self.model.degrader, a2b), self._apply(self.model.restorer, b2a)
         path = self.run / "samples" / f"step-{step:07d}.png"
         figures.save_training_samples(self.poor, a2b, a2b2a, self.good, b2a, b2a2b, path)
+        gc.collect()
 
     @staticmethod
     def _apply(network, images):
