@@ -1,0 +1,172 @@
+"""Tables from recorded results against NumPy, and the study's own files against the programs they are for."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import evidence, tabulate
+from r2c_gan import files
+from r2c_gan.errors import UserError
+
+REPOSITORY = Path(__file__).parents[1]
+ROW = "operational-3-64-mild"
+
+
+def record(results, row, seed, n=60, names=None, gain=1.0, error=0.1, test="mild"):
+    """A recorded result of which everything is known: returns (labels, probabilities, psnr of poor, of restored)."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % 2
+    right = np.where(rng.uniform(size=n) < error, 1 - labels, labels)
+    probabilities = np.where(right == 1, 0.8, 0.2) + rng.uniform(-0.1, 0.1, n)
+    poor = np.random.default_rng(0).normal(20, 2, n)
+    restored = poor + rng.normal(gain, 0.5, n)
+    folder = results / f"{row}-{seed}"
+    lines = [
+        {
+            "file": (names or [f"{i}.png" for i in range(n)])[i],
+            "p_covid": f"{probabilities[i]:.6f}",
+            "true_label": "covid" if labels[i] else "control",
+            **{f"psnr_{stage}": f"{value[i]:.4f}" for stage, value in (("input", poor), ("restored", restored))},
+            **{f"ssim_{stage}": f"{value[i] / 40:.4f}" for stage, value in (("input", poor), ("restored", restored))},
+        }
+        for i in range(n)
+    ]
+    files.write_csv(folder / f"predictions-{test}.csv", lines, list(lines[0]))
+    training = {"training_seconds": 3600 * (1 + seed), "parameters": {"restorer": 906507}}
+    files.write_json(folder / "result.json", {"row": row, "seed": seed, "training": training})
+    return labels, probabilities, poor, restored
+
+
+def f1(labels, probabilities):
+    said = probabilities > 0.5
+    return 2 * np.sum(said & (labels == 1)) / (said.sum() + labels.sum())
+
+
+def test_a_row_is_the_mean_over_its_seeds(tmp_path):
+    truth = [record(tmp_path, ROW, seed) for seed in range(3)]
+    row = tabulate.load(tmp_path, ROW, [0, 1, 2, 3], "mild")  # seed 3 is not done yet
+    assert row.probabilities.shape == (3, 60)
+    singles = [f1(labels, probabilities) for labels, probabilities, _, _ in truth]
+    assert row.f1().value == pytest.approx(np.mean(singles))
+    assert row.f1().deviation == pytest.approx(np.std(singles, ddof=1))
+    gains = [restored - poor for _, _, poor, restored in truth]
+    gain = row.score("psnr_restored", minus="psnr_input")
+    assert gain.value == pytest.approx(np.mean(gains), abs=1e-3)
+    assert gain.deviation == pytest.approx(np.std([np.mean(one) for one in gains], ddof=1), abs=1e-3)
+    # The standard error of the mean over images of the seeds' mean, by the normal approximation.
+    half = 1.96 * np.std(np.mean(gains, axis=0), ddof=1) / np.sqrt(60)
+    assert (gain.high - gain.low) / 2 == pytest.approx(half, rel=0.1)
+    assert row.seconds == 2 * 3600
+
+
+def test_a_pairing_narrows_the_interval_of_a_gain(tmp_path):
+    record(tmp_path, ROW, 0)
+    row = tabulate.load(tmp_path, ROW, [0], "mild")
+    gain, restored = row.score("psnr_restored", minus="psnr_input"), row.score("psnr_restored")
+    assert gain.deviation is restored.deviation is None
+    assert gain.high - gain.low < (restored.high - restored.low) / 2
+
+
+def test_the_table_says_what_was_recorded(tmp_path):
+    truth = record(tmp_path, ROW, 0)
+    row = tabulate.load(tmp_path, ROW, [0], "mild")
+    header, _, poor, line = tabulate.table([row]).splitlines()
+    assert header.split(" | ")[2:4] == ["F1", "AUROC"]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[:2] == ["operational, q=3", "1"]
+    assert cells[2].startswith(f"{f1(*truth[:2]):.2f} [")
+    assert cells[4].startswith(f"{truth[3].mean():.2f} [")
+    assert cells[-2:] == ["906,507", "1.0"]
+    assert f"{truth[2].mean():.2f} [" in poor
+
+
+def test_other_test_images_are_refused(tmp_path):
+    record(tmp_path, ROW, 0)
+    record(tmp_path, ROW, 1, names=[f"other-{i}.png" for i in range(60)])
+    with pytest.raises(UserError, match=f"{ROW}-1: was tested on other images"):
+        tabulate.load(tmp_path, ROW, [0, 1], "mild")
+
+
+def test_nothing_recorded_is_nothing(tmp_path):
+    assert tabulate.load(tmp_path, ROW, [0], "mild") is None
+    record(tmp_path, ROW, 0)
+    assert tabulate.load(tmp_path, ROW, [0], "severe") is None
+
+
+def test_a_page_is_filled_between_its_comments(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "before\n<!-- table: 64 mild -->\nold\n<!-- end -->\nafter\n<!-- table: x -->\nkept\n<!-- end -->\n"
+    )
+    filled = tabulate.fill(page, {"64 mild": "| new |"})
+    expected = "before\n<!-- table: 64 mild -->\n| new |\n<!-- end -->\nafter\n<!-- table: x -->\nkept\n<!-- end -->\n"
+    assert filled == expected
+    with pytest.raises(UserError, match="has no lines '<!-- table: 128 mild -->'"):
+        tabulate.fill(page, {"128 mild": ""})
+
+
+def test_the_figure_is_drawn(tmp_path):
+    record(tmp_path, ROW, 0)
+    record(tmp_path, ROW, 1, gain=-1)
+    row = tabulate.load(tmp_path, ROW, [0, 1], "mild")
+    tabulate.save_gains({"64 px, mild": [row]}, tmp_path / "gains.png")
+    assert (tmp_path / "gains.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_every_row_has_a_file_that_the_training_reads(tmp_path):
+    """Each states its command, cost and expectation, and holds flags that make a valid `TrainingConfig`."""
+    import dataclasses
+
+    from absl import flags
+
+    from r2c_gan.training import TrainingConfig
+
+    known = evidence.rows()
+    assert known
+    fields = {field.name: field for field in dataclasses.fields(TrainingConfig)}
+    for row in known:
+        size, _ = evidence.size_and_data(row)
+        text = (evidence.CONFIGS / f"{row}.flags").read_text()
+        comment = "\n".join(line for line in text.splitlines() if line.startswith("#"))
+        assert f"python -m experiments.evidence --source xray/manifest.csv --rows={row}" in comment, row
+        assert re.search(r"hours? a seed", comment) and "Expected:" in comment, row
+        parsed = flags.FlagValues()
+        for name, field in fields.items():
+            define = {str: flags.DEFINE_string, int: flags.DEFINE_integer, bool: flags.DEFINE_bool}
+            define.get(field.type, flags.DEFINE_float)(name, None, "", flag_values=parsed)
+        parsed(["program", f"--flagfile={evidence.CONFIGS / row}.flags", "--datasets_dir=d", "--output_dir=o"])
+        given = {name: parsed[name].value for name in fields if parsed[name].present}
+        config = TrainingConfig(**given)
+        config.check()
+        assert config.crop_size == size and config.load_size == round(size * evidence.MARGIN), row
+        assert parsed["seed"].present == 0, f"{row}: the seeds stand in the first line"
+
+
+@pytest.mark.parametrize("name", ["operational-mild", "64-mild", "operational-3-64-foggy", "operational-3-mild-64"])
+def test_a_wrong_name_is_refused(name):
+    with pytest.raises(UserError, match="a row is named"):
+        evidence.size_and_data(name)
+
+
+def test_the_readme_holds_what_was_recorded():
+    """Its tables are those that the recorded results give."""
+    page = REPOSITORY / "README.md"
+    filled = re.findall(r"<!-- table: (.*?) -->", page.read_text())
+    made, _ = tabulate.tables(REPOSITORY / "experiments" / "results" / "evidence")
+    if not made:
+        pytest.skip("no evidence is recorded yet")
+    assert set(filled) <= set(made)
+    assert tabulate.fill(page, {name: made[name] for name in filled}) == page.read_text()
+
+
+def test_recorded_results_are_whole():
+    """Every recorded result belongs to a row and says how it came about."""
+    known = evidence.rows()
+    for path in (REPOSITORY / "experiments" / "results" / "evidence").glob("*/result.json"):
+        result = json.loads(path.read_text())
+        assert result["seed"] in known[result["row"]], path
+        assert path.parent.name == f"{result['row']}-{result['seed']}"
+        assert result["training"]["steps"] > 0
