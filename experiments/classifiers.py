@@ -1,0 +1,770 @@
+"""Trains a plain classifier: what a user would put beside R2C-GAN.
+
+  python -m experiments.classifiers --datasets_dir dataset --network densenet121 --output_dir runs/poor
+  python -m experiments.classifiers --datasets_dir dataset --network resnet50 --train_on trainB --output_dir runs/clean
+  python -m experiments.classifiers --datasets_dir dataset --restorer runs/paper --output_dir runs/restored
+
+The network sees the images that R2C-GAN is trained on, with the same augmentation: resized, cropped at random and
+mirrored. With --restorer it sees them restored; the restored copy is kept below the run folder. After every epoch it is
+validated, and the epoch with the best validation F1 becomes model.keras. A run that was killed goes on with its last
+whole epoch when the same command is given again, and in deterministic mode ends as if nothing had happened.
+
+Writes classifier.json (the settings), flags.txt, history.csv, history.png, checkpoints/, model.keras and result.json.
+Research only, not for diagnosis.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import math
+import os
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+from absl import flags, logging
+from tqdm import tqdm
+
+from r2c_gan import data, files, images, metrics
+from r2c_gan.cli import program
+from r2c_gan.data import CLASSES, Domain, UnpairedStream, read_batches, read_domain
+from r2c_gan.errors import UserError
+from r2c_gan.run_lock import run_lock
+
+FLAGS = flags.FLAGS
+
+# Smallest side that keras.applications accepts; a smaller image is enlarged in the graph.
+SMALLEST_SIDE = {"densenet121": 32, "resnet50": 32, "inception_v3": 75, "small_cnn": 16}
+NETWORKS = tuple(SMALLEST_SIDE)
+WEIGHTS = ("none", "imagenet")
+CLASS_WEIGHTS = ("none", "balanced")
+PRECISIONS = ("float32", "mixed_bfloat16")
+TRAINING_DOMAINS = ("trainA", "trainB", "both")
+# Images are cropped from ones a little larger, as in R2C-GAN's trainings (286 to 256 in the paper).
+MARGIN = 9 / 8
+
+CONFIG, MODEL, RESULT = "classifier.json", "model.keras", "result.json"
+FORMAT = 1
+# What may change between a run and its resumption: where things lie.
+FREE_TO_CHANGE = ("datasets_dir", "output_dir")
+# Mean and standard deviation of ImageNet in [0, 1] (DenseNet), and its mean in 0..255, blue first (ResNet).
+_IMAGENET_MEAN, _IMAGENET_DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+_IMAGENET_MEAN_BGR = np.array([103.939, 116.779, 123.68])
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierConfig:
+    """All that the training of a classifier depends on.
+
+    Attributes:
+        datasets_dir: the datasets folder.
+        output_dir: the run folder.
+        network: one of `NETWORKS`.
+        weights: "none" for a random start, "imagenet" for the weights that keras.applications downloads.
+        train_on: "trainA" (poor), "trainB" (good), "both", or a folder of labelled images.
+        validate_on: a folder below `datasets_dir`, or any folder; "" for the kind of image that is trained on: `valA/`,
+            and for `trainB` the clean twins of `valA/`, or `valB/`.
+        restorer: a run of R2C-GAN or its SavedModel that restores training and validation images first; "" for none.
+        checkpoint: which of the run's checkpoints, as in `checkpoints.select`.
+        size: side of the crop in pixels; images are resized to 9/8 of it first.
+        epochs: passes over the images. The learning rate is constant for half of them, then falls linearly to zero.
+        batch_size: images a step.
+        lr: of Adam.
+        bn_momentum: of the moving averages of batch normalisation. keras.applications' 0.99 remembers the last few
+            hundred steps, and until a training has done several times as many, what it validates is little better than
+            noise.
+        class_weights: "balanced" weighs the loss of a class by the inverse of its share, "none" all alike.
+        precision: "float32" or "mixed_bfloat16" (float32 weights and losses).
+        seed: of weights, order and augmentation.
+        deterministic: whether TensorFlow must use deterministic operations.
+    """
+
+    datasets_dir: str
+    output_dir: str
+    network: str = "densenet121"
+    weights: str = "none"
+    train_on: str = "trainA"
+    validate_on: str = ""
+    restorer: str = ""
+    checkpoint: str = "auto"
+    size: int = 128
+    epochs: int = 30
+    batch_size: int = 16
+    lr: float = 1e-3
+    bn_momentum: float = 0.9
+    class_weights: str = "none"
+    precision: str = "float32"
+    seed: int = 0
+    deterministic: bool = True
+
+    def check(self):
+        """Checks what can be checked without the data.
+
+        Raises:
+            UserError: naming the flag.
+        """
+        for name, choices in (
+            ("network", NETWORKS),
+            ("weights", WEIGHTS),
+            ("class_weights", CLASS_WEIGHTS),
+            ("precision", PRECISIONS),
+        ):
+            if getattr(self, name) not in choices:
+                raise UserError(f"--{name}={getattr(self, name)}: must be one of {', '.join(choices)}")
+        for name, lowest in (("size", 16), ("epochs", 1), ("batch_size", 1), ("seed", 0)):
+            if getattr(self, name) < lowest:
+                raise UserError(f"--{name}={getattr(self, name)}: must be at least {lowest}")
+        if not self.lr > 0:
+            raise UserError(f"--lr={self.lr}: must be above 0")
+        if not 0 <= self.bn_momentum < 1:
+            raise UserError(f"--bn_momentum={self.bn_momentum}: must be in [0, 1)")
+        if self.weights == "imagenet" and self.network == "small_cnn":
+            raise UserError("--weights=imagenet: there are none of small_cnn; give --weights=none")
+
+    @property
+    def load_size(self):
+        return round(self.size * MARGIN)
+
+
+# --- Networks ---------------------------------------------------------------------------------------------------------
+
+
+def build_classifier(network, size, weights="none", bn_momentum=0.9, precision="float32"):
+    """A classifier of gray images: float32 [N, size, size, 1] in [-1, 1] -> probabilities float32 [N, 2].
+
+    The image is enlarged where the network needs a larger one, repeated over three channels and scaled as the network's
+    ImageNet weights expect; global average pooling and a 2-way softmax follow the network. "small_cnn" is four
+    convolutions with batch normalisation and max-pooling.
+
+    Args:
+        network: one of `NETWORKS`.
+        size: height and width.
+        weights: "none" or "imagenet".
+        bn_momentum: of all batch normalisations.
+        precision: "float32" or "mixed_bfloat16".
+
+    Returns:
+        A `keras.Model`, not compiled.
+
+    Raises:
+        UserError: if ImageNet weights cannot be had.
+    """
+    import keras
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)  # keras.applications have no argument for it
+    try:
+        image = keras.Input((size, size, 1), name="image")
+        features = image
+        side = max(size, SMALLEST_SIDE[network])
+        if side > size:
+            features = keras.layers.Resizing(side, side, interpolation="bilinear", dtype="float32")(features)
+        if network == "small_cnn":
+            features = _small_cnn(features)
+        else:
+            features = keras.layers.Concatenate(dtype="float32")([features] * 3)
+            scale, offset = input_scaling(network)
+            features = keras.layers.Rescaling(scale.tolist(), offset.tolist(), dtype="float32")(features)
+            features = _application(network, side, weights)(features)
+        probabilities = keras.layers.Dense(len(CLASSES), "softmax", dtype="float32", name="probabilities")(features)
+        model = keras.Model(image, probabilities, name=f"{network}_classifier")
+    finally:
+        keras.config.set_dtype_policy(before)
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = bn_momentum
+    return model
+
+
+def input_scaling(network):
+    """(scale, offset), float64 [3] each: scale * x + offset is what the network expects of a gray x in [-1, 1]."""
+    if network == "densenet121":
+        return 0.5 / _IMAGENET_DEVIATION, (0.5 - _IMAGENET_MEAN) / _IMAGENET_DEVIATION
+    if network == "resnet50":
+        return np.full(3, 127.5), 127.5 - _IMAGENET_MEAN_BGR
+    return np.ones(3), np.zeros(3)
+
+
+def _application(network, side, weights):
+    import keras
+
+    build = {
+        "densenet121": keras.applications.DenseNet121,
+        "resnet50": keras.applications.ResNet50,
+        "inception_v3": keras.applications.InceptionV3,
+    }[network]
+    arguments = {"include_top": False, "input_shape": (side, side, 3), "pooling": "avg"}
+    if weights == "none":
+        return build(weights=None, **arguments)
+    try:
+        return build(weights="imagenet", **arguments)
+    except Exception as error:  # Keras raises a bare Exception where a download fails
+        raise UserError(
+            f"--weights=imagenet: the weights of {network} cannot be downloaded or read ({error}); --weights=none "
+            "trains from a random start"
+        ) from error
+
+
+def _small_cnn(features):
+    import keras
+
+    for width in (16, 32, 64, 128):
+        features = keras.layers.Conv2D(width, 3, padding="same", use_bias=False)(features)
+        features = keras.layers.BatchNormalization()(features)
+        features = keras.layers.ReLU()(features)
+        features = keras.layers.MaxPooling2D()(features)
+    return keras.layers.GlobalAveragePooling2D()(features)
+
+
+# --- Data -------------------------------------------------------------------------------------------------------------
+
+
+def clean_twins(domain, folder):
+    """The images of a folder that have the names of a domain's (the suffix may differ), in its order, with its labels.
+
+    Args:
+        domain: a `Domain`.
+        folder: such as `testA_reference/`.
+
+    Returns:
+        A `Domain`.
+
+    Raises:
+        UserError: if an image has no twin.
+    """
+    folder = Path(folder)
+    found = {file.relative_to(folder).with_suffix(""): file for file in images.list_images(folder, recursive=True)}
+    twins = [found.get(file.relative_to(domain.folder).with_suffix("")) for file in domain.files]
+    if None in twins:
+        raise UserError(f"{domain.files[twins.index(None)]}: has no clean twin of the same name in {folder}")
+    return Domain(folder, tuple(twins), domain.labels)
+
+
+def domains_of(config):
+    """The images to train on and those to validate on.
+
+    Returns:
+        A tuple of two `Domain`s.
+
+    Raises:
+        UserError: if a folder is missing or empty, or has images of one class only.
+    """
+    datasets = Path(config.datasets_dir)
+    folders = ("trainA", "trainB") if config.train_on == "both" else (config.train_on,)
+    parts = [_labelled(_folder(datasets, name, "train_on"), "--train_on") for name in folders]
+    training = parts[0]
+    if len(parts) > 1:
+        labels = np.concatenate([part.labels for part in parts])
+        training = Domain(datasets, sum((part.files for part in parts), ()), labels)
+    if config.validate_on:
+        return training, _labelled(_folder(datasets, config.validate_on, "validate_on"), "--validate_on")
+    poor = datasets / "valA"
+    clean = next((folder for folder in (datasets / "valA_reference", datasets / "valB") if folder.is_dir()), None)
+    if config.train_on != "trainB" or clean is None:
+        return training, _labelled(poor, "--validate_on")
+    if clean.name == "valA_reference":
+        return training, clean_twins(_labelled(poor, "--validate_on"), clean)
+    return training, _labelled(clean, "--validate_on")
+
+
+def _folder(datasets, name, flag):
+    """A folder below the datasets folder, or any other."""
+    if (datasets / name).is_dir():
+        return datasets / name
+    if name not in TRAINING_DOMAINS and Path(name).is_dir():
+        return Path(name)
+    raise UserError(f"--{flag}={name}: neither a folder of {datasets} nor a folder of labelled images")
+
+
+def _labelled(folder, flag):
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; make one, or name another with {flag}")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*needs both classes")  # said below, as an error
+        domain = read_domain(folder)
+    if len(set(domain.labels.tolist())) < len(CLASSES):
+        raise UserError(f"{folder}: all its images are of one class; a classifier needs both")
+    return domain
+
+
+def restored_copy(domain, restorer, folder, batch_size=16, progress=lambda batches: batches):
+    """A domain's images restored, at the restorer's size, as 16-bit PNG and a labels file; made once.
+
+    Args:
+        domain: a `Domain` of poor images.
+        restorer: a `Restorer` of a square size.
+        folder: where to write them; if it exists it is taken as it is.
+        batch_size: images a batch.
+        progress: wraps the iterable of batches, for a progress bar.
+
+    Returns:
+        The `Domain` of the restored images.
+
+    Raises:
+        UserError: if an image cannot be read or written.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+            rows = []
+            for start in progress(range(0, len(domain), batch_size)):
+                chosen = domain.files[start : start + batch_size]
+                (poor,) = read_batches(chosen, restorer.size[0], restorer.channels, len(chosen))
+                for file, image in zip(chosen, restorer(poor).passes[0], strict=True):
+                    name = file.relative_to(domain.folder).with_suffix(".png").as_posix()
+                    images.write_image(Path(temporary) / "images" / name, np.clip(image, -1, 1), bits=16)
+                    rows.append({"file": name, "label": CLASSES[domain.labels[len(rows)]]})
+            files.write_csv(Path(temporary) / "images" / data.LABELS_FILE, rows, ["file", "label"])
+            os.rename(Path(temporary) / "images", folder)
+    return read_domain(folder)
+
+
+def training_batches(stream, batch_size, epochs, first_epoch=0):
+    """The batches of some epochs, each image a function of (seed, epoch, index) as in `UnpairedStream.sample`.
+
+    Args:
+        stream: an `UnpairedStream` of which domain A is trained on.
+        batch_size: images a batch; what is left over at the end of an epoch is dropped.
+        epochs: the last epoch, from 1.
+        first_epoch: the first one, from 0.
+
+    Returns:
+        A `tf.data.Dataset` of (images float32 [batch_size, crop, crop, 1] in [-1, 1], labels int64 [batch_size]). A
+        file that cannot be read ends it with a `tf.errors.OpError`; `stream.error` then holds the reason.
+    """
+    import tensorflow as tf
+
+    per_epoch = stream.steps_per_epoch * batch_size
+
+    def read(number):
+        try:
+            image, label = stream.sample(0, *divmod(int(number), per_epoch))
+            return image, np.int64(label.argmax())
+        except Exception as error:
+            stream.error = error  # TensorFlow passes on the text alone
+            raise
+
+    def load(number):
+        image, label = tf.numpy_function(read, [number], (tf.float32, tf.int64), stateful=False, name="read_image")
+        shape = (stream.crop_size, stream.crop_size, stream.channels)
+        return tf.ensure_shape(image, shape), tf.ensure_shape(label, ())
+
+    numbers = tf.data.Dataset.range(first_epoch * per_epoch, epochs * per_epoch)
+    return (
+        numbers.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .batch(batch_size, drop_remainder=True)
+        .prefetch(tf.data.AUTOTUNE)
+    )
+
+
+# --- Training ---------------------------------------------------------------------------------------------------------
+
+
+def train(config, begin=lambda: None):
+    """Trains a classifier, or goes on with a run that was interrupted, after its last whole epoch.
+
+    Args:
+        config: a `ClassifierConfig`.
+        begin: called once settings, data and run folder have been found usable.
+
+    Returns:
+        The dictionary that is written to `result.json`.
+
+    Raises:
+        UserError: if a setting, the data or the run folder is not usable.
+    """
+    config.check()
+    training, validation = domains_of(config)
+    with run_lock(config.output_dir):
+        return _train(config, training, validation, begin)
+
+
+def _train(config, training, validation, begin):
+    import keras
+    import tensorflow as tf
+
+    from r2c_gan import checkpoints
+    from r2c_gan.callbacks import HISTORY, read_history
+    from r2c_gan.schedules import LinearDecay
+
+    run = Path(config.output_dir)
+    restorer = _restorer(config)
+    record = {"format": FORMAT, "training": dataclasses.asdict(config), "data": _digest(training, validation, restorer)}
+    going_on = _refuse_another_run(run, record)
+    keras.utils.set_random_seed(config.seed)
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    if not going_on:
+        data.check_images(
+            [training, validation], lambda found: tqdm(found, "checking images", unit="image", leave=False)
+        )
+    stream = UnpairedStream(training, training, config.load_size, config.size, 1, config.batch_size, config.seed)
+    steps = stream.steps_per_epoch
+    model = build_classifier(config.network, config.size, config.weights, config.bn_momentum, config.precision)
+    total = config.epochs * steps
+    model.compile(
+        keras.optimizers.Adam(LinearDecay(config.lr, total, total // 2)),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        jit_compile=False,  # slower on a processor, and deterministic mode refuses it
+    )
+    model.optimizer.build(model.trainable_variables)
+    epoch = _resume(run, model)
+    begin()
+    files.write_json(run / CONFIG, record)
+    if restorer is not None:
+        training, validation = (
+            restored_copy(domain, restorer, run / "restored" / name, progress=_restoring)
+            for name, domain in (("train", training), ("val", validation))
+        )
+        stream.domains = (training, training)
+
+    weights = _class_weights(config, training)
+    rows = [row for row in read_history(run) if row["epoch"] <= epoch]
+    batches = iter(training_batches(stream, config.batch_size, config.epochs, epoch))
+    often = 0.5 if sys.stderr.isatty() else 30
+    with tqdm(total=total, initial=epoch * steps, unit="step", mininterval=often, ncols=110) as bar:
+        while epoch < config.epochs:
+            started = time.monotonic()
+            bar.set_description(f"epoch {epoch + 1}/{config.epochs}", refresh=False)
+            logs = _train_epoch(config, model, stream, batches, weights, bar)
+            epoch += 1
+            measures = {
+                "seconds": round(time.monotonic() - started, 2),
+                "learning_rate": float(model.optimizer.learning_rate),
+                **logs,
+                **_validate(config, model, validation),
+            }
+            bar.set_postfix_str(f"validation F1 {_number(measures['val_f1'])}", refresh=False)
+            rows.append({"epoch": epoch, "step": epoch * steps, **measures})
+            files.write_csv(run / HISTORY, rows, list(rows[0]))
+            _save_checkpoint(run, model, epoch, epoch * steps, measures)
+            checkpoints.prune(run, keep=2)
+    save_history(rows, run / "history.png")
+    return _finish(config, run, model, training, validation, rows)
+
+
+def _restoring(batches):
+    return tqdm(batches, "restoring", unit="batch")
+
+
+def _train_epoch(config, model, stream, batches, weights, bar):
+    """Trains the next epoch; its mean loss and accuracy."""
+    import tensorflow as tf
+
+    sums = dict.fromkeys(("loss", "accuracy"), 0.0)
+    try:
+        for pixels, labels in itertools.islice(batches, stream.steps_per_epoch):
+            logs = model.train_on_batch(pixels, labels, class_weight=weights, return_dict=True)
+            if not math.isfinite(logs["loss"]):
+                raise UserError(f"--lr={config.lr}: the loss is not a finite number; a lower rate may help")
+            sums = {name: value + float(logs[name]) for name, value in sums.items()}  # the logs are of one batch
+            bar.update()
+    except tf.errors.OpError as error:
+        if stream.error is not None:
+            raise stream.error from None
+        if isinstance(error, tf.errors.ResourceExhaustedError):
+            raise UserError(f"--batch_size={config.batch_size}: does not fit into the device's memory") from error
+        raise
+    return {name: value / stream.steps_per_epoch for name, value in sums.items()}
+
+
+def _validate(config, model, validation):
+    probabilities = _predict(model, validation, config.size, config.batch_size)
+    measured = metrics.classification_metrics(validation.labels, probabilities)
+    likelihood = np.take_along_axis(probabilities, validation.labels[:, None], axis=1)
+    names = ("accuracy", "sensitivity", "specificity", "f1", "auroc")
+    return {
+        "val_loss": float(-np.log(np.maximum(likelihood, 1e-7)).mean()),
+        **{f"val_{name}": measured[name] for name in names},
+    }
+
+
+def _predict(model, domain, size, batch_size):
+    batches = read_batches(domain.files, size, 1, batch_size)
+    probabilities = np.concatenate([model.predict_on_batch(batch) for batch in batches]).astype(np.float64)
+    return probabilities / probabilities.sum(axis=1, keepdims=True)
+
+
+def _class_weights(config, training):
+    if config.class_weights == "none":
+        return None
+    counts = np.bincount(training.labels, minlength=len(CLASSES))
+    return {label: len(training) / (len(CLASSES) * int(count)) for label, count in enumerate(counts)}
+
+
+def _restorer(config):
+    if not config.restorer:
+        return None
+    from r2c_gan.restoration import Restorer
+
+    restorer = Restorer.load(config.restorer, config.checkpoint)
+    if restorer.size != (config.size, config.size):
+        height, width = restorer.size
+        raise UserError(f"--size={config.size}: the restorer works at {height} x {width} pixels; give that size")
+    return restorer
+
+
+def _digest(training, validation, restorer):
+    """SHA-256 of what the images are called, their labels and the restorer's weights."""
+    digest = hashlib.sha256()
+    for domain in (training, validation):
+        for file, label in zip(domain.files, domain.labels, strict=True):
+            digest.update(f"{file.relative_to(domain.folder).as_posix()} {label}\n".encode())
+    digest.update(str(restorer and restorer.checksum).encode())
+    return digest.hexdigest()
+
+
+def _refuse_another_run(run, record):
+    """Whether the folder holds a run of the same settings and data; one of others is refused."""
+    if not (run / CONFIG).is_file():
+        occupied = [path.name for path in run.iterdir() if path.name in ("config.json", RESULT, "checkpoints")]
+        if occupied:
+            raise UserError(f"--output_dir={run}: holds {occupied[0]} of something else; give another folder")
+        return False
+    before = read_record(run)
+    for name, value in record["training"].items():
+        if name not in FREE_TO_CHANGE and before["training"].get(name) != value:
+            raise UserError(
+                f"{run}: holds a run with --{name}={before['training'].get(name)}; it cannot go on with "
+                f"--{name}={value}. Give the same flag, or another --output_dir"
+            )
+    if before["data"] != record["data"]:
+        raise UserError(f"{run}: was trained on other images or labels; give another --output_dir")
+    return True
+
+
+def read_record(run):
+    """The settings of a classifier's run.
+
+    Raises:
+        UserError: if the folder holds no such run.
+    """
+    path = Path(run) / CONFIG
+    if not path.is_file():
+        raise UserError(f"{run}: not a classifier (it holds no {CONFIG}); give an --output_dir of this program")
+    record = files.read_json(path)
+    if not isinstance(record, dict) or record.get("format") != FORMAT or not {"training", "data"} <= set(record):
+        raise UserError(f"{path}: not a classifier of this version (format {FORMAT})")
+    return record
+
+
+def _save_checkpoint(run, model, epoch, step, measures):
+    """Saves weights and optimizer in the form that `r2c_gan.checkpoints` lists, loads and prunes."""
+    from r2c_gan import checkpoints
+
+    weights = Path(run) / "checkpoints" / f"epoch-{epoch:05d}.weights.h5"
+    variables = [*model.variables, *model.optimizer.variables]
+    size = sum(math.prod(variable.shape) * 4 + checkpoints.HDF5_OVERHEAD for variable in variables)
+    files.require_space(weights, size)
+    with files.atomic_path(weights) as temporary:
+        model.save_weights(temporary, overwrite=True)
+    saved = checkpoints.Checkpoint(weights, epoch, step, measures, files.sha256(weights))
+    record = weights.with_name(weights.name.removesuffix(".weights.h5") + ".json")
+    files.write_json(record, {**dataclasses.asdict(saved), "weights": weights.name})
+
+
+def _resume(run, model):
+    """Restores the newest sound checkpoint; the number of whole epochs trained, 0 if there is none."""
+    from r2c_gan import checkpoints
+
+    problem = None
+    for checkpoint in reversed(checkpoints.list_checkpoints(run)):
+        try:
+            checkpoints.load_weights(model, checkpoint)
+            return checkpoint.epoch
+        except UserError as error:
+            problem = error
+            logging.warning("%s; taking the checkpoint before it", error)
+    if problem is not None:
+        raise UserError(f"{run}: no checkpoint is sound; the last said: {problem}")
+    return 0
+
+
+def _finish(config, run, model, training, validation, rows):
+    """Writes the best epoch as model.keras, and result.json."""
+    from r2c_gan import checkpoints
+
+    found = checkpoints.list_checkpoints(run)
+    best = checkpoints.best_checkpoint(found) or found[-1]
+    checkpoints.load_weights(model, best)
+    alone = build_classifier(config.network, config.size, "none", config.bn_momentum, config.precision)
+    alone.set_weights(model.get_weights())  # without the optimizer
+    with files.atomic_path(run / MODEL) as temporary:
+        alone.save(temporary)
+    counts = {
+        name: dict(zip(CLASSES, np.bincount(domain.labels, minlength=len(CLASSES)).tolist(), strict=True))
+        for name, domain in (("train", training), ("val", validation))
+    }
+    result = {
+        "network": config.network,
+        "weights": config.weights,
+        "train_on": config.train_on,
+        "restorer": config.restorer or None,
+        "size": config.size,
+        "parameters": model.count_params(),
+        "images": counts,
+        "epochs": config.epochs,
+        "best_epoch": best.epoch,
+        "validation": {name: value for name, value in best.measures.items() if name.startswith("val_")},
+        "seconds": round(sum(row["seconds"] for row in rows), 1),
+        "sha256": files.sha256(run / MODEL),
+    }
+    files.write_json(run / RESULT, result)
+    return result
+
+
+def save_history(rows, path):
+    """Draws loss and scores of training and validation by epoch.
+
+    Args:
+        rows: rows of the history.
+        path: the PNG to write.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    panels = zip(
+        figure.subplots(1, 2),
+        (
+            ("Cross-entropy", (("loss", "training", "#0072B2", "-"), ("val_loss", "validation", "#D55E00", "-"))),
+            (
+                "Scores",
+                (
+                    ("accuracy", "training accuracy", "#0072B2", "-"),
+                    ("val_accuracy", "validation accuracy", "#56B4E9", "--"),
+                    ("val_f1", "validation F1", "#D55E00", "-"),
+                    ("val_auroc", "validation AUROC", "#009E73", "--"),
+                ),
+            ),
+        ),
+        strict=True,
+    )
+    epochs = [row["epoch"] for row in rows]
+    scored = [row for row in rows if row["val_f1"] is not None]
+    best = max(scored, key=lambda row: row["val_f1"], default=None)
+    for axes, (title, series) in panels:
+        for name, label, color, style in series:
+            values = [math.nan if row[name] is None else row[name] for row in rows]
+            axes.plot(epochs, values, style, color=color, linewidth=1.4, label=label)
+        if best:
+            axes.axvline(best["epoch"], color="0.6", linewidth=1, linestyle=":", label="epoch kept")
+        axes.set_title(title, fontsize=10, loc="left")
+        axes.set_xlabel("epoch", fontsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
+        axes.set_ylim(bottom=0, top=1.03 if title == "Scores" else None)
+        axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(fontsize=8, frameon=False)
+    with files.atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
+
+
+# --- Use --------------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A trained classifier.
+
+    Attributes:
+        name: of its run folder.
+        model: the `keras.Model`.
+        size: side of the images it sees, in pixels.
+        config: its settings, a dictionary.
+        result: its `result.json`, a dictionary.
+    """
+
+    name: str
+    model: object
+    size: int
+    config: dict
+    result: dict
+
+    @classmethod
+    def load(cls, run):
+        """Loads the classifier of a finished run, without running any code that the file may bring along.
+
+        Raises:
+            UserError: if the folder is not such a run, has not finished, or its model was altered.
+        """
+        run = Path(run)
+        config = read_record(run)["training"]
+        if not (run / RESULT).is_file() or not (run / MODEL).is_file():
+            raise UserError(f"{run}: its training has not finished; give its command again")
+        import keras
+
+        result = files.read_json(run / RESULT)
+        if files.sha256(run / MODEL) != result.get("sha256"):
+            raise UserError(f"{run / MODEL}: damaged: its checksum is not the one recorded when it was saved")
+        try:
+            model = keras.saving.load_model(run / MODEL, compile=False, safe_mode=True)
+        except (ValueError, TypeError, OSError, KeyError) as error:
+            raise UserError(f"{run / MODEL}: not a model that can be loaded safely ({error})") from error
+        return cls(run.name, model, config["size"], config, result)
+
+    def __call__(self, batch):
+        """Class probabilities, float64 [N, 2], of a batch float [N, H, W, 1 or 3] in [-1, 1] of any size."""
+        batch = images.with_channels(np.asarray(batch, np.float32), 1)
+        if batch.shape[1:3] != (self.size, self.size):
+            batch = np.stack([images.resize(image, self.size, self.size) for image in batch])
+        padded = np.pad(batch, [(0, -len(batch) % 16), (0, 0), (0, 0), (0, 0)])  # few shapes, so few graphs are traced
+        probabilities = self.model.predict_on_batch(np.clip(padded, -1, 1))[: len(batch)].astype(np.float64)
+        return probabilities / probabilities.sum(axis=1, keepdims=True)
+
+
+def main():
+    config = ClassifierConfig(**{field.name: FLAGS[field.name].value for field in dataclasses.fields(ClassifierConfig)})
+    config.check()
+    program.start_tensorflow()
+    result = train(config, begin=lambda: program.write_flags(config.output_dir))
+    validated = result["validation"]
+    print(
+        f"{config.output_dir}: epoch {result['best_epoch']} of {result['epochs']}, validation F1 "
+        f"{_number(validated['val_f1'])}, AUROC {_number(validated['val_auroc'])}, {result['seconds']:.0f} s"
+    )
+
+
+def _number(value):
+    return "undefined" if value is None else f"{value:.3f}"
+
+
+def define_flags():
+    """Defines the flags of the program. Not at import: this module is a library too."""
+    default = ClassifierConfig("", "")
+    flags.DEFINE_string("datasets_dir", None, "Folder with trainA/, trainB/ and valA/.", required=True)
+    flags.DEFINE_string("output_dir", None, "The run folder.", required=True)
+    flags.DEFINE_enum("network", default.network, NETWORKS, "The network; all but small_cnn are keras.applications'.")
+    flags.DEFINE_enum("weights", default.weights, WEIGHTS, "Start: random, or ImageNet weights, which are downloaded.")
+    flags.DEFINE_string("train_on", default.train_on, "trainA (poor), trainB (good), both, or a folder.")
+    flags.DEFINE_string(
+        "validate_on",
+        default.validate_on,
+        "Folder to choose the epoch by; by default valA, and for trainB the clean twins of valA, or valB.",
+    )
+    flags.DEFINE_string("restorer", default.restorer, "R2C-GAN run that restores all images first; none by default.")
+    flags.DEFINE_string("checkpoint", default.checkpoint, "Of the restorer's run: latest, best, an epoch, or auto.")
+    flags.DEFINE_integer("size", default.size, "Side of the crop; images are resized to 9/8 of it first.")
+    flags.DEFINE_integer("epochs", default.epochs, "Passes over the images; the rate falls in the second half.")
+    flags.DEFINE_integer("batch_size", default.batch_size, "Images a step.")
+    flags.DEFINE_float("lr", default.lr, "Learning rate of Adam.")
+    flags.DEFINE_float("bn_momentum", default.bn_momentum, "Of batch normalisation; keras.applications have 0.99.")
+    flags.DEFINE_enum("class_weights", default.class_weights, CLASS_WEIGHTS, "Whether classes weigh alike in the loss.")
+    flags.DEFINE_enum("precision", default.precision, PRECISIONS, "Of the convolutions.")
+    flags.DEFINE_integer("seed", default.seed, "Of weights, order and augmentation.")
+    flags.DEFINE_bool("deterministic", default.deterministic, "The same result every time; slower on a GPU.")
+
+
+def console():
+    define_flags()
+    program.run(main, __doc__)
+
+
+if __name__ == "__main__":
+    console()
