@@ -35,7 +35,13 @@ setup(
     },
     package_data={
         "data_prep": ["*.json"],
-        "r2c_gan": ["viewer/*.css", "viewer/*.js", "viewer/examples/*.png", "viewer/examples/*.md"],
+        "r2c_gan": [
+            "pretrained_weights/*",
+            "viewer/*.css",
+            "viewer/*.js",
+            "viewer/examples/*.png",
+            "viewer/examples/*.md",
+        ],
     },
     classifiers=[
         "Intended Audience :: Science/Research",

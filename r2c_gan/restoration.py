@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from r2c_gan import checkpoints, files, images, memory, saved_models
+from r2c_gan import checkpoints, files, images, memory, pretrained, saved_models
 from r2c_gan.data import CLASSES
 from r2c_gan.errors import UserError
 from r2c_gan.networks import GENERATOR_STRIDE
@@ -110,20 +110,22 @@ class Restorer:
 
     @classmethod
     def load(cls, path, checkpoint="auto"):
-        """Loads a run folder or a SavedModel that `r2c-gan-export` wrote.
+        """Loads a run folder, a SavedModel that `r2c-gan-export` wrote, or the weights that come with the package.
 
         Args:
-            path: the folder.
+            path: the folder, or "pretrained" (a folder of that name is "./pretrained").
             checkpoint: which checkpoint of a run, as in `checkpoints.select`.
 
         Raises:
             UserError: if it is neither, or cannot be read.
         """
+        if str(path) == pretrained.NAME:
+            return cls.of_model(*pretrained.load())
         path = Path(path)
         if (path / "saved_model.pb").is_file():
             return cls._of_saved_model(path)
         if not path.is_dir():
-            raise UserError(f"{path}: no such folder; give a run folder or a SavedModel")
+            raise UserError(f"{path}: no such folder; give a run folder, a SavedModel or the word {pretrained.NAME}")
         model, chosen = checkpoints.load_model(path, checkpoint)
         return cls.of_model(model, {"run": path.name, "epoch": chosen.epoch, "sha256": chosen.sha256})
 

@@ -273,7 +273,7 @@ def test_a_lambda_layer_is_refused_and_not_run(lambda_model, run_dir, tmp_path):
     path, mark = lambda_model
     with pytest.raises(ValueError, match="safe"):
         keras.saving.load_model(path)
-    with pytest.raises(UserError, match="no such folder; give a run folder or a SavedModel"):
+    with pytest.raises(UserError, match="no such folder; give a run folder, a SavedModel or the word pretrained"):
         Restorer.load(path)
     run = disguised(run_dir, tmp_path, lambda weights: shutil.copy(path, weights))
     with pytest.raises(UserError, match=r"weights\.h5: does not fit this model"):

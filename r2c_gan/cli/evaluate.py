@@ -15,7 +15,7 @@ from r2c_gan.errors import UserError
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_string("model", None, "A run folder, or a SavedModel of r2c-gan-export.")
+flags.DEFINE_string("model", None, "A run folder, a SavedModel of r2c-gan-export, or pretrained.")
 flags.DEFINE_string("checkpoint", "auto", "Of a run: latest, best, an epoch, or auto (best if validated, else latest).")
 flags.DEFINE_string("datasets_dir", "dataset/", "Folder with testA/ and optionally testA_reference/.")
 flags.DEFINE_string("split", "testA", "Domain below --datasets_dir; its clean twins are in <split>_reference/.")
@@ -37,12 +37,12 @@ def main():
         if FLAGS[name].value < 1:
             raise UserError(f"--{name}={FLAGS[name].value}: must be at least 1")
     model = Path(FLAGS.model)
-    if FLAGS.output_dir is None and (model / "saved_model.pb").is_file():
-        raise UserError("--output_dir: must be given for a SavedModel")
+    if FLAGS.output_dir is None and (FLAGS.model == "pretrained" or (model / "saved_model.pb").is_file()):
+        raise UserError("--output_dir: must be given for a SavedModel and for the pretrained weights")
     output = Path(FLAGS.output_dir or model / "evaluation")
     domain = read_domain(Path(FLAGS.datasets_dir) / FLAGS.split)
     reference = Path(FLAGS.datasets_dir) / f"{FLAGS.split}_reference"
-    restorer = Restorer.load(model, FLAGS.checkpoint)
+    restorer = Restorer.load(FLAGS.model, FLAGS.checkpoint)
 
     def bar(title):
         return lambda items: tqdm(items, title)

@@ -15,7 +15,7 @@ from r2c_gan.errors import UserError
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_string("model", None, "A run folder.")
+flags.DEFINE_string("model", None, "A run folder, or pretrained.")
 flags.DEFINE_string("checkpoint", "auto", "latest, best, an epoch, or auto (best if validated, else latest).")
 flags.DEFINE_enum("format", "saved_model", ["saved_model", "onnx"], "What to write; onnx needs r2c-gan[onnx].")
 flags.DEFINE_string(
@@ -34,16 +34,22 @@ def main():
         raise UserError(f"--output={FLAGS.output}: a SavedModel is a folder; give --format=onnx for an ONNX file")
     program.start_tensorflow()
     logging.set_verbosity(logging.WARNING)  # TensorFlow and tf2onnx note every step
-    from r2c_gan import checkpoints, export, model_card, onnx_export
+    from r2c_gan import checkpoints, export, model_card, onnx_export, pretrained
 
-    model, checkpoint = checkpoints.load_model(FLAGS.model, FLAGS.checkpoint)
-    source = {"run": Path(FLAGS.model).name, "epoch": checkpoint.epoch, "sha256": checkpoint.sha256}
-    origin = model_card.read_origin(FLAGS.model, checkpoint, FLAGS.evaluation)
+    if FLAGS.model == pretrained.NAME:
+        if FLAGS.evaluation:
+            raise UserError("--evaluation: the pretrained weights have a card of their own")
+        (model, source), origin, title = pretrained.load(), None, FLAGS.model
+    else:
+        model, checkpoint = checkpoints.load_model(FLAGS.model, FLAGS.checkpoint)
+        source = {"run": Path(FLAGS.model).name, "epoch": checkpoint.epoch, "sha256": checkpoint.sha256}
+        origin = model_card.read_origin(FLAGS.model, checkpoint, FLAGS.evaluation)
+        title = f"epoch {checkpoint.epoch} of {FLAGS.model}"
     if FLAGS.format == "onnx":
         onnx_export.export_onnx(model, FLAGS.output, source, origin)
     else:
         export.export_saved_model(model, FLAGS.output, source, origin)
-    print(f"epoch {checkpoint.epoch} of {FLAGS.model} -> {FLAGS.output}")
+    print(f"{title} -> {FLAGS.output}")
 
 
 def console():

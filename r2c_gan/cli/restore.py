@@ -25,7 +25,7 @@ from r2c_gan.errors import UserError
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_string("model", None, "A run folder, or a SavedModel of r2c-gan-export.")
+flags.DEFINE_string("model", None, "A run folder, a SavedModel of r2c-gan-export, or pretrained.")
 flags.DEFINE_string("checkpoint", "auto", "Of a run: latest, best, an epoch, or auto (best if validated, else latest).")
 flags.DEFINE_string(
     "input",

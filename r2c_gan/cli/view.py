@@ -21,7 +21,7 @@ from r2c_gan.errors import Interrupted, UserError
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_string("model", None, "A run folder, or a SavedModel of r2c-gan-export.")
+flags.DEFINE_string("model", None, "A run folder, a SavedModel of r2c-gan-export, or pretrained.")
 flags.DEFINE_string("checkpoint", "auto", "Of a run: latest, best, an epoch, or auto (best if validated, else latest).")
 flags.DEFINE_string("host", "127.0.0.1", "Address to listen on. Any but a loopback address opens it to the network.")
 flags.DEFINE_integer("port", 7860, "Port to listen on; 0 takes a free one.", lower_bound=0, upper_bound=65535)
