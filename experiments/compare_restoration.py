@@ -397,19 +397,24 @@ def mean_intervals(values, clusters, seed=0):
 
 
 def best_classical(scores):
-    """The classical method with the highest mean over the test images: measure -> its name.
+    """The classical method with the highest mean over the altered test images: measure -> its name.
 
     It is chosen on the images that it is compared on, in its own favour: a model that is better than it is better
     than all of them.
     """
     names = [name for name in scores if name in classical.METHODS or name == classical.COMBINATION]
     return {
-        measure: max(names, key=lambda name: np.nanmean(_array(scores[name][measure]))) for measure in scores[INPUT]
+        measure: max(names, key=lambda name: np.nanmean(_altered(scores, name, measure))) for measure in scores[INPUT]
     }
 
 
-def _array(values):
-    return np.array(values, float)  # None becomes NaN
+def _altered(scores, method, measure):
+    """The values of a method, float [N]; NaN where the poor image is the clean one by this measure (infinite PSNR).
+
+    There is nothing to restore there, and means of two methods are over the same images.
+    """
+    values, before = (np.array(scores[name][measure], float) for name in (method, INPUT))  # None becomes NaN
+    return np.where(np.isfinite(before), values, np.nan)
 
 
 def tabulate(scores, methods, divisions, patients):
@@ -429,13 +434,13 @@ def tabulate(scores, methods, divisions, patients):
     rivals = best_classical(scores)
     columns, heads = [], []
     for method, measured in scores.items():
-        for measure, values in measured.items():
-            rival = scores[rivals[measure]][measure]
-            for against, other in ((None, None), (INPUT, scores[INPUT][measure]), (BEST_CLASSICAL, rival)):
+        for measure in measured:
+            values = _altered(scores, method, measure)
+            for against, rival in ((None, None), (INPUT, INPUT), (BEST_CLASSICAL, rivals[measure])):
                 if (method == INPUT and against) or (against == BEST_CLASSICAL and methods[method]["kind"] != "model"):
                     continue
                 heads.append({"method": method, **methods[method], "measure": measure, "against": against})
-                columns.append(_array(values) - (_array(other) if against else 0))
+                columns.append(values - (_altered(scores, rival, measure) if against else 0))
     columns = np.stack(columns, axis=1)
     patients = np.asarray(patients)
     rows = []
@@ -509,8 +514,7 @@ def save_gains(rows, path, measure="psnr", grouping="present"):
 
 def typical_cases(cases, dominants, scores):
     """One case an artifact that is the worst one: that of median PSNR before restoring. At most `PANEL_CASES`."""
-    psnr = _array(scores[INPUT]["psnr"])
-    order = np.argsort(psnr, kind="stable")
+    order = np.argsort(_altered(scores, INPUT, "psnr"), kind="stable")
     members = {kind: [case for case in order if dominants[case] == kind] for kind in dict.fromkeys(KINDS.values())}
     chosen = [some[len(some) // 2] for some in members.values() if some] or [order[len(order) // 2]]
     return [int(case) for case in chosen[:PANEL_CASES]]
@@ -518,7 +522,7 @@ def typical_cases(cases, dominants, scores):
 
 def worst_cases(scores, method):
     """The cases of lowest gain in PSNR over the poor image, worst first."""
-    gain = _array(scores[method]["psnr"]) - _array(scores[INPUT]["psnr"])
+    gain = _altered(scores, method, "psnr") - _altered(scores, INPUT, "psnr")
     return [int(case) for case in np.argsort(gain, kind="stable")[:PANEL_CASES] if np.isfinite(gain[case])]
 
 
@@ -632,6 +636,7 @@ def compare(
     _write_scores(output / "scores.csv", test, scores, dominants)
     result = {
         "n": len(test),
+        "n_unaltered": scores[INPUT]["psnr"].count(None),
         "sizes": sorted(map(list, set(map(tuple, measured["size"])))),
         "split": split,
         "sha256": checksum,
