@@ -24,6 +24,7 @@ from r2c_gan.layers import (
     instance_normalization,
 )
 from r2c_gan.tone_curve import ToneCurve
+from r2c_gan.upsampling import BilinearUpsampling2D
 
 METHODS = ("operational", "convolutional", "convolutional-light")
 UPSAMPLINGS = ("transposed", "resize")
@@ -165,7 +166,7 @@ def _upsample(kind, upsampling, x, filters, **arguments):
     if upsampling == "transposed":
         return kind.conv_transpose(filters, 3, strides=2, padding="same", **arguments)(x)
     # Means of values in [-1, 1] stay there, where the operational layers want them.
-    x = layers.UpSampling2D(interpolation="bilinear")(x)
+    x = BilinearUpsampling2D()(x)
     return kind.conv(filters, 3, padding="same", **arguments)(x)
 
 

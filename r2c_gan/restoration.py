@@ -23,6 +23,7 @@ _WINDOW = 5  # pixels
 # operational networks keep powers of their features too.
 _BYTES_PER_FILTER = {"convolutional": 22.0, "convolutional-light": 12.0}
 _BYTES_PER_FILTER_OPERATIONAL, _BYTES_PER_FILTER_AND_POWER = 6.5, 3.0
+_BYTES_PER_FILTER_RESIZED = 37.0  # of any network with upsampling="resize", whose features reach the full size
 _BYTES_PER_CHANNEL = 60.0  # the image itself, its copies and the result
 
 
@@ -239,7 +240,9 @@ class Restorer:
         Proportional to the pixels, as measured on a CPU (docs/restore.md), and a little more than was measured.
         """
         method, filters = self.config.get("method"), self.config.get("filters")
-        if method == "operational":
+        if method and self.config.get("upsampling") == "resize":
+            per_filter = _BYTES_PER_FILTER_RESIZED
+        elif method == "operational":
             per_filter = _BYTES_PER_FILTER_OPERATIONAL + _BYTES_PER_FILTER_AND_POWER * self.config["q"]
         elif method in _BYTES_PER_FILTER:
             per_filter = _BYTES_PER_FILTER[method]

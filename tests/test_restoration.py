@@ -214,6 +214,10 @@ def test_memory_is_predicted_from_the_network():
         (1267, {"method": "operational", "q": 5, "filters": 64}),
         (688, {"method": "convolutional-light", "q": 1, "filters": 64}),
         (1243, {"method": "convolutional", "q": 1, "filters": 64}),
+        (2155, {"method": "operational", "q": 3, "filters": 64, "upsampling": "resize"}),
+        (2043, {"method": "operational", "q": 5, "filters": 64, "upsampling": "resize"}),
+        (2127, {"method": "convolutional-light", "q": 1, "filters": 64, "upsampling": "resize"}),
+        (2256, {"method": "convolutional", "q": 1, "filters": 64, "upsampling": "resize"}),
     ]
     for bytes_a_pixel, config in measured:
         predicted = known(**config).predicted_memory(1024, 1024)
@@ -276,7 +280,9 @@ def test_an_epoch_can_be_chosen(run_dir):
 
 
 def test_what_cannot_be_loaded_is_named(tmp_path, run_dir):
-    with pytest.raises(UserError, match="nowhere: no such folder; give a run folder, a SavedModel or the word pretrained"):
+    with pytest.raises(
+        UserError, match="nowhere: no such folder; give a run folder, a SavedModel or the word pretrained"
+    ):
         Restorer.load(tmp_path / "nowhere")
     with pytest.raises(UserError, match="not a run folder"):
         Restorer.load(tmp_path)
