@@ -1,4 +1,4 @@
-"""Does restoring help a classifier? Plain classifiers on poor, restored and clean images, beside R2C-GAN's joint head.
+r"""Does restoring help a classifier? Plain classifiers on poor, restored and clean images, beside R2C-GAN's joint head.
 
   python -m experiments.compare_classifiers --datasets_dir dataset --classifiers runs/densenet121,runs/resnet50 \
       --models runs/paper --output_dir results/classifiers

@@ -1,4 +1,4 @@
-"""Does restoring keep the disease? Three tests that ask neither R2C-GAN's own head nor its losses.
+r"""Does restoring keep the disease? Three tests that ask neither R2C-GAN's own head nor its losses.
 
   python -m experiments.disease_preservation --datasets_dir dataset --classifier runs/clean --models runs/paper \
       --output_dir results/preservation
@@ -11,7 +11,8 @@ towards that on the clean twin; a verdict lost or invented is what Cohen et al. 
 --phantoms_dir (made by `data_prep.phantoms`): phantoms have known lungs and opacities. How much of the opacities'
 contrast is kept; whether opacities appear in controls; how much is changed inside and outside the lungs.
 
-Writes result.json, flags.txt, verdicts-MODEL.png, changed-MODEL.png and contrast.png. Research only, not for diagnosis.
+Writes result.json, predictions.csv, verdicts-MODEL.png, changed-MODEL.png, contrast.png and flags.txt. Research only,
+not for diagnosis.
 """
 
 import dataclasses
@@ -390,14 +391,14 @@ def save_verdicts(labels, called, path, title):
         members = np.asarray(labels) == label
         for axes, (one, other) in zip(row, columns, strict=True):
             table = np.bincount(2 * called[one][members] + called[other][members], minlength=4).reshape(2, 2)
-            shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+            shares = table / max(members.sum(), 1)
             # Blue where the two agree, orange where the verdict turns.
             for (i, j), count in np.ndenumerate(table):
                 color, share = ("#0072B2" if i == j else "#D55E00"), shares[i, j]
                 axes.add_patch(_square(j, i, color, share))
                 text = {"ha": "center", "color": "white" if share > 0.55 else "black"}
                 axes.text(j, i, str(count), va="bottom", fontsize=14, **text)
-                axes.text(j, i + 0.08, f"{share:.0%}" if table[i].sum() else "no cases", va="top", fontsize=8, **text)
+                axes.text(j, i + 0.08, f"{share:.0%}", va="top", fontsize=8, **text)
             axes.set(xlim=(-0.5, 1.5), ylim=(1.5, -0.5), aspect="equal")
             axes.set_xticks((0, 1), CLASS_TITLES, fontsize=8)
             axes.set_yticks((0, 1), CLASS_TITLES, fontsize=8, rotation=90, va="center")
