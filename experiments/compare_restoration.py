@@ -5,12 +5,12 @@
 
 The datasets folder is one that `data_prep.prepare` has made with `--domains=by_degradation`: test images with their
 clean twins, validation images with theirs, and the manifest that says what degraded each. PSNR, SSIM, HaarPSI and, from
-176 pixels on, MS-SSIM are measured at the size of the images for
+176 pixels on, MS-SSIM are measured at the size of the images, or at --size, for
 
 - the poor image;
 - each classical method, with the one choice of parameters that is best on the validation images;
 - the best combination of them (denoise, tone, sharpen), chosen there too;
-- each model after each pass. It works at the size of the images, in gray.
+- each model after each pass, at the same size: give --size where a model was trained at another.
 
 The output folder gets `result.json`, `scores.csv` (one row an image and method), the gain of each method by artifact as
 figures, cases restored by every method, and each model's worst cases. What was measured before is not measured again,
@@ -81,12 +81,14 @@ class Cases:
         pairs: list of (poor file, clean file).
         degradations: for each image the list of dictionaries that the manifest has; empty where it has none.
         patients: for each image who it is of, or its own name where that is unknown.
+        size: side that images are resized to, in pixels; 0: they are measured as they are.
     """
 
     names: list
     pairs: list
     degradations: list
     patients: list
+    size: int = 0
 
     def __len__(self):
         return len(self.names)
@@ -97,14 +99,19 @@ class Cases:
                  zip(self.names, self.pairs, self.degradations, self.patients, strict=True)]  # fmt: skip
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
+    def read(self, case):
+        """The images of a case, as of `read_pair`."""
+        return read_pair(self.pairs[case], self.size)
 
-def read_cases(datasets_dir, domain, limit=None):
+
+def read_cases(datasets_dir, domain, limit=None, size=0):
     """Finds the poor images of a domain, their clean twins, and what the manifest knows of them.
 
     Args:
         datasets_dir: the datasets folder.
         domain: such as "testA"; the twins are in "testA_reference".
         limit: at most so many images, spread evenly over the sorted list.
+        size: side that images are resized to; 0: not at all.
 
     Raises:
         UserError: if a folder or a twin is missing, or the manifest cannot be read.
@@ -124,7 +131,7 @@ def read_cases(datasets_dir, domain, limit=None):
     if limit and limit < len(found):
         found = [found[index] for index in np.linspace(0, len(found) - 1, limit).round().astype(int)]
     manifest = read_manifest(datasets_dir)
-    cases = Cases([], [], [], [])
+    cases = Cases([], [], [], [], size)
     for path in found:
         name = path.relative_to(folder)
         if name.with_suffix("") not in twins:
@@ -148,8 +155,8 @@ def _degradations(text, name, datasets_dir):
     raise UserError(f"{Path(datasets_dir) / MANIFEST_FILE}: {name}: parameters are no list of known degradations")
 
 
-def read_pair(pair):
-    """(poor, clean), float32 [H, W, 1] in [-1, 1].
+def read_pair(pair, size=0):
+    """(poor, clean), float32 [H, W, 1] in [-1, 1], resized to `size` x `size` unless it is 0.
 
     Raises:
         UserError: if they differ in size or are too small for the measures.
@@ -159,6 +166,8 @@ def read_pair(pair):
         raise UserError(f"{pair[0]}: its clean twin has another size ({_size(clean)}, not {_size(poor)})")
     if min(poor.shape[:2]) < SMALLEST:
         raise UserError(f"{pair[0]}: {_size(poor)} pixels; at least {SMALLEST} a side are needed")
+    if size:
+        poor, clean = (np.clip(images.resize(image, size, size), -1, 1) for image in (poor, clean))
     return poor, clean
 
 
@@ -223,14 +232,14 @@ def groups(cases, dominants):
 
 
 def _tune(job):
-    pair, criterion = job
-    poor, clean = read_pair(pair)
+    pair, size, criterion = job
+    poor, clean = read_pair(pair, size)
     return classical.combination_scores(poor, lambda restored: min(MEASURES[criterion](clean, restored), _PEAK))
 
 
 def _measure_classical(job):
-    pair, methods, steps = job
-    poor, clean = read_pair(pair)
+    pair, size, methods, steps = job
+    poor, clean = read_pair(pair, size)
     judged = [judge(clean, classical.restore(poor, chosen)) for chosen in methods.values()]
     return judged, dominant(clean, steps), list(clean.shape[:2])
 
@@ -270,7 +279,7 @@ def tune(cases, criterion, workers):
     Returns:
         A dictionary: name -> {"steps": list of [name, parameters], "score": mean of the criterion on those images}.
     """
-    jobs = [(pair, criterion) for pair in cases.pairs]
+    jobs = [(pair, cases.size, criterion) for pair in cases.pairs]
     found = classical.best(_in_parallel(_tune, jobs, "tuning classical methods", workers))
     return {name: {"steps": [list(step) for step in steps], "score": score} for name, (steps, score) in found.items()}
 
@@ -278,7 +287,7 @@ def tune(cases, criterion, workers):
 def measure_classical(cases, tuned, workers):
     """{"scores": method -> measure -> one value an image, "dominant" and "size": one an image}."""
     methods = {INPUT: [], **{name: found["steps"] for name, found in tuned.items()}}
-    jobs = [(pair, methods, steps) for pair, steps in zip(cases.pairs, cases.degradations, strict=True)]
+    jobs = [(pair, cases.size, methods, steps) for pair, steps in zip(cases.pairs, cases.degradations, strict=True)]
     results = _in_parallel(_measure_classical, jobs, "classical methods", workers)
     judged, dominants, sizes = zip(*results, strict=True)
     scores = {name: _columns([one[place] for one in judged]) for place, name in enumerate(methods)}
@@ -319,7 +328,7 @@ class Model:
         """Method -> measure -> one value an image."""
         judged = {method: [] for method in self.methods}
         with tqdm(total=len(cases), desc=self.name, unit="image") as bar:
-            for pairs in _batches(cases.pairs):
+            for pairs in _batches(cases):
                 restored = self.restore([poor for poor, _ in pairs])
                 for method, batch in zip(self.methods, restored, strict=True):
                     judged[method] += [judge(clean, one) for (_, clean), one in zip(pairs, batch, strict=True)]
@@ -327,10 +336,10 @@ class Model:
         return {method: _columns(scores) for method, scores in judged.items()}
 
 
-def _batches(pairs):
+def _batches(cases):
     """Yields lists of (poor, clean) of one shape, in order."""
     batch = []
-    for pair in map(read_pair, pairs):
+    for pair in map(cases.read, range(len(cases))):
         if batch and (len(batch) == _BATCH or batch[0][0].shape != pair[0].shape):
             yield batch
             batch = []
@@ -536,7 +545,7 @@ def save_cases(cases, chosen, restored, scores, path):
         scores: method -> measure -> one value an image of all cases.
         path: the PNG to write.
     """
-    pairs = [read_pair(cases.pairs[case]) for case in chosen]
+    pairs = [cases.read(case) for case in chosen]
     rows = [[poor, *(some[place] for some in restored.values()), clean] for place, (poor, clean) in enumerate(pairs)]
     captions = [[*(_caption(scores, method, case) for method in (INPUT, *restored)), ""] for case in chosen]
     titles = ["poor", *map(title, restored), "clean"]
@@ -565,6 +574,7 @@ def compare(
     split="testA",
     criterion="psnr",
     tuning_images=100,
+    size=0,
     workers=1,
     load=None,
 ):
@@ -578,6 +588,7 @@ def compare(
         split: domain of poor images to measure on.
         criterion: what classical methods are tuned for, "psnr" or "ssim".
         tuning_images: at most so many validation images are used for it.
+        size: side that images are resized to first; 0: they are measured as they are.
         workers: processes.
         load: a function of a folder that returns a `Restorer`; `Restorer.load` by default.
 
@@ -590,13 +601,15 @@ def compare(
     if split == TUNING:
         raise UserError(f"--split={TUNING}: classical methods are tuned on it; give another, such as testA")
     output, parts = Path(output_dir), Parts(output_dir)
-    test = read_cases(datasets_dir, split)
-    validation = read_cases(datasets_dir, TUNING, tuning_images)
+    if size and size < SMALLEST:
+        raise UserError(f"--size={size}: must be 0, to keep the sizes, or at least {SMALLEST}")
+    test = read_cases(datasets_dir, split, size=size)
+    validation = read_cases(datasets_dir, TUNING, tuning_images, size)
     checksum = test.sha256()
 
-    of = {"validation images": validation.sha256(), "criterion": criterion, "grids": _grids()}
+    of = {"validation images": validation.sha256(), "size": size, "criterion": criterion, "grids": _grids()}
     tuned = parts.get("tuning", of, lambda: tune(validation, criterion, workers))
-    of = {"test images": checksum, "tuning": tuned}
+    of = {"test images": checksum, "size": size, "tuning": tuned}
     measured = parts.get("classical", of, lambda: measure_classical(test, tuned, workers))
     scores, dominants = dict(measured["scores"]), measured["dominant"]
     methods = {INPUT: {"kind": INPUT, "parameters": {}}}
@@ -611,7 +624,7 @@ def compare(
     records = {}
     for name, path in (models or {}).items():
         model = Model(name, (load or _load)(path), passes)
-        of = {"test images": checksum, "passes": passes, "model": model.restorer.checksum}
+        of = {"test images": checksum, "size": size, "passes": passes, "model": model.restorer.checksum}
         scores.update(parts.get(f"model-{name}", of, lambda model=model: model.measure(test)))
         for number, method in enumerate(model.methods, 1):
             methods[method] = {"kind": "model", "parameters": {"model": name, "passes": number}}
@@ -662,12 +675,12 @@ def _load(path):
 
 
 def _classically(cases, chosen, found):
-    return [classical.restore(read_pair(cases.pairs[case])[0], found["steps"]) for case in chosen]
+    return [classical.restore(cases.read(case)[0], found["steps"]) for case in chosen]
 
 
 def _by_model(cases, chosen, model):
     """Method -> what it makes of the chosen cases."""
-    answers = [model.restore([read_pair(cases.pairs[case])[0]]) for case in chosen]
+    answers = [model.restore([cases.read(case)[0]]) for case in chosen]
     return {method: [answer[number][0] for answer in answers] for number, method in enumerate(model.methods)}
 
 
@@ -705,7 +718,7 @@ def _table(rows):
 
 
 def main():
-    names = ("datasets_dir", "output_dir", "passes", "split", "criterion", "tuning_images", "workers")
+    names = ("datasets_dir", "output_dir", "passes", "split", "criterion", "tuning_images", "size", "workers")
     values = {name: flags.FLAGS[name].value for name in names}
     result = compare(models=model_paths(flags.FLAGS.models), **values)
     program.write_flags(flags.FLAGS.output_dir)
@@ -725,6 +738,8 @@ def console():
     flags.DEFINE_string("split", "testA", "Domain of poor images to measure on; its twins are in SPLIT_reference.")
     flags.DEFINE_enum("criterion", "psnr", ("psnr", "ssim"), "What classical methods are tuned for, on valA.")
     flags.DEFINE_integer("tuning_images", 100, "At most so many images of valA are used for it.", lower_bound=1)
+    flags.DEFINE_integer("size", 0, "Side that images are resized to first; 0 measures them as they are.",
+                         lower_bound=0)  # fmt: skip
     flags.DEFINE_integer("workers", os.cpu_count(), "Processes; results do not depend on it.", lower_bound=1)
     program.run(main, __doc__)
 

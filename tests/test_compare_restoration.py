@@ -32,9 +32,9 @@ def chest(rng):
 
 
 @pytest.fixture(scope="module")
-def datasets_dir(tmp_path_factory):
+def films(tmp_path_factory):
     """Ten test images of five patients and four validation images, with twins and a manifest."""
-    folder = tmp_path_factory.mktemp("datasets")
+    folder = tmp_path_factory.mktemp("films")
     rng = np.random.default_rng(0)
     rows = []
     for domain, count in (("testA", 10), ("valA", 4)):
@@ -55,9 +55,9 @@ def datasets_dir(tmp_path_factory):
 
 
 @pytest.fixture
-def copied(datasets_dir, tmp_path):
+def copied(films, tmp_path):
     """A copy to break."""
-    return Path(shutil.copytree(datasets_dir, tmp_path / "copy"))
+    return Path(shutil.copytree(films, tmp_path / "copy"))
 
 
 @pytest.fixture
@@ -80,10 +80,10 @@ def restorer(channels=1, checksum="a", network=darken):
     return Restorer(network, (SIZE, SIZE), channels, 4, {"run": "known"}, checksum=checksum)
 
 
-def compare(datasets_dir, output, model=None, passes=2, **changes):
+def compare(films, output, model=None, passes=2, **changes):
     models = {"model": Path("runs/model")} if model else {}
     return compare_restoration.compare(
-        datasets_dir, output, models, passes, **{"load": lambda path: model, **changes}
+        films, output, models, passes, **{"load": lambda path: model, **changes}
     )  # fmt: skip
 
 
@@ -95,23 +95,23 @@ def table(path):
 # --- Reading ----------------------------------------------------------------------------------------------------------
 
 
-def test_cases_have_their_twins_artifacts_and_patients(datasets_dir):
-    cases = compare_restoration.read_cases(datasets_dir, "testA")
+def test_cases_have_their_twins_artifacts_and_patients(films):
+    cases = compare_restoration.read_cases(films, "testA")
     assert cases.names == sorted(f"{('control', 'covid')[index % 2]}/film-{index}.png" for index in range(10))
     for name, (poor, clean) in zip(cases.names, cases.pairs, strict=True):
-        assert poor == datasets_dir / "testA" / name and clean == datasets_dir / "testA_reference" / name
+        assert poor == films / "testA" / name and clean == films / "testA_reference" / name
     by_name = dict(zip(cases.names, cases.degradations, strict=True))
     assert [step["name"] for step in by_name["control/film-2.png"]] == BLENDS[2]
     assert len(set(cases.patients)) == 5
-    unknown = compare_restoration.read_cases(datasets_dir, "valA").patients
+    unknown = compare_restoration.read_cases(films, "valA").patients
     assert len(set(unknown)) == 4  # each its own
 
 
-def test_a_limit_spreads_over_the_list(datasets_dir):
-    every = compare_restoration.read_cases(datasets_dir, "testA").names
-    some = compare_restoration.read_cases(datasets_dir, "testA", 3).names
+def test_a_limit_spreads_over_the_list(films):
+    every = compare_restoration.read_cases(films, "testA").names
+    some = compare_restoration.read_cases(films, "testA", 3).names
     assert some == [every[0], every[4], every[9]]
-    assert compare_restoration.read_cases(datasets_dir, "testA", 50).names == every
+    assert compare_restoration.read_cases(films, "testA", 50).names == every
 
 
 def test_twins_may_have_another_suffix(copied):
@@ -246,9 +246,9 @@ def test_intervals_agree_with_the_library():
 
 def test_intervals_draw_whole_patients():
     values = np.random.default_rng(5).normal(0, 1, (40, 1))
-    doubled = np.concatenate([values, values])
+    doubled = values.repeat(2, axis=0)
     once = compare_restoration.mean_intervals(values, range(40))[0]
-    by_patient = compare_restoration.mean_intervals(doubled, [*range(40), *range(40)])[0]
+    by_patient = compare_restoration.mean_intervals(doubled, np.arange(40).repeat(2))[0]
     as_if_independent = compare_restoration.mean_intervals(doubled, range(80))[0]
     assert by_patient["n"] == 80
     assert by_patient["high"] - by_patient["low"] == pytest.approx(once["high"] - once["low"], rel=1e-3)
@@ -295,28 +295,28 @@ def test_rows_of_known_scores():
 
 
 @pytest.fixture(scope="module")
-def compared(datasets_dir, tmp_path_factory):
+def compared(films, tmp_path_factory):
     """(result, folder) of a comparison with a known model, on small grids."""
     output = tmp_path_factory.mktemp("results") / "out"
     with pytest.MonkeyPatch.context() as patch:
         grids = {name: dataclasses.replace(method, grid=method.grid[:2]) for name, method in classical.METHODS.items()}
         patch.setattr(classical, "METHODS", grids)
-        return compare(datasets_dir, output, restorer()), output
+        return compare(films, output, restorer()), output
 
 
-def pixels(datasets_dir, name):
-    folders = (datasets_dir / "testA", datasets_dir / "testA_reference")
+def pixels(films, name):
+    folders = (films / "testA", films / "testA_reference")
     return tuple(images.read_image(folder / name, 1) for folder in folders)
 
 
-def test_scores_against_scikit_image(compared, datasets_dir):
+def test_scores_against_scikit_image(compared, films):
     _, output = compared
     rows = table(output / "scores.csv")
     methods = ["input", *classical.METHODS, "combination", "model", "model, 2 passes"]
     assert [row["method"] for row in rows] == methods * 10
     tuned = compared[0]["tuning"]["methods"]
     for row in rows:
-        poor, clean = pixels(datasets_dir, row["file"])
+        poor, clean = pixels(films, row["file"])
         if row["method"].startswith("model"):
             restored = np.clip(poor - (0.3 if "2" in row["method"] else 0.15), -1, 1)
         else:
@@ -327,13 +327,13 @@ def test_scores_against_scikit_image(compared, datasets_dir):
         assert set(row) == {"file", "method", "psnr", "ssim", "haarpsi", "dominant", "artifacts"}  # too small: MS-SSIM
 
 
-def test_what_is_tuned_is_best_on_validation_images(compared, datasets_dir, small_grids):
+def test_what_is_tuned_is_best_on_validation_images(compared, films, small_grids):
     tuned = compared[0]["tuning"]
     assert tuned["n"] == 4 and tuned["criterion"] == "psnr"
     scores = {}
     for steps in classical.combinations():
         psnr = []
-        for pair in compare_restoration.read_cases(datasets_dir, "valA").pairs:
+        for pair in compare_restoration.read_cases(films, "valA").pairs:
             poor, clean = compare_restoration.read_pair(pair)
             restored = classical.restore(poor, steps).astype(float)
             psnr.append(peak_signal_noise_ratio(clean.astype(float), restored, data_range=2))
@@ -407,7 +407,7 @@ def forbid(*arguments):
     raise AssertionError("measured again")
 
 
-def test_nothing_is_measured_again(compared, datasets_dir, tmp_path, small_grids, monkeypatch):
+def test_nothing_is_measured_again(compared, films, tmp_path, small_grids, monkeypatch):
     result, output = compared
     output = Path(shutil.copytree(output, tmp_path / "out"))
     (output / "result.json").unlink()
@@ -418,17 +418,17 @@ def test_nothing_is_measured_again(compared, datasets_dir, tmp_path, small_grids
         (compare_restoration.Model, "measure"),
     ):
         monkeypatch.setattr(owner, name, forbid)
-    assert compare(datasets_dir, output, restorer()) == result
+    assert compare(films, output, restorer()) == result
     assert files.read_json(output / "result.json") == result
 
 
-def test_models_can_be_added(compared, datasets_dir, tmp_path, small_grids, monkeypatch):
+def test_models_can_be_added(compared, films, tmp_path, small_grids, monkeypatch):
     result, output = compared
     output = Path(shutil.copytree(output, tmp_path / "out"))
     leave_out_figures(monkeypatch)
     monkeypatch.setattr(compare_restoration, "measure_classical", forbid)
     models = {"model": Path("a"), "other": Path("b")}
-    both = compare_restoration.compare(datasets_dir, output, models, 2, load=lambda path: restorer(checksum=str(path)))
+    both = compare_restoration.compare(films, output, models, 2, load=lambda path: restorer(checksum=str(path)))
     assert [row for row in both["rows"] if not row["method"].startswith("other")] == result["rows"]
     assert {row["method"] for row in both["rows"]} - {row["method"] for row in result["rows"]} == {
         "other",
@@ -441,10 +441,10 @@ def test_models_can_be_added(compared, datasets_dir, tmp_path, small_grids, monk
     [({"criterion": "ssim"}, "criterion"), ({"passes": 3}, "passes"), ({"tuning_images": 2}, "validation images"),
      ({"model": restorer(checksum="b")}, "model")],
 )  # fmt: skip
-def test_results_of_something_else_are_refused(compared, datasets_dir, small_grids, changes, named):
+def test_results_of_something_else_are_refused(compared, films, small_grids, changes, named):
     result, output = compared
     with pytest.raises(UserError, match=rf"measured with other {named};"):
-        compare(datasets_dir, output, **{"model": restorer(), **changes})
+        compare(films, output, **{"model": restorer(), **changes})
     assert files.read_json(output / "result.json") == result
 
 
@@ -454,17 +454,17 @@ def test_other_images_are_refused(compared, copied, small_grids):
         compare(copied, compared[1], restorer())
 
 
-def test_other_grids_are_refused(compared, datasets_dir):
+def test_other_grids_are_refused(compared, films):
     with pytest.raises(UserError, match="measured with other grids;"):
-        compare(datasets_dir, compared[1], restorer())
+        compare(films, compared[1], restorer())
 
 
-def test_the_tuning_images_are_no_test_images(datasets_dir, tmp_path):
+def test_the_tuning_images_are_no_test_images(films, tmp_path):
     with pytest.raises(UserError, match="--split=valA: classical methods are tuned on it"):
-        compare(datasets_dir, tmp_path / "out", split="valA")
+        compare(films, tmp_path / "out", split="valA")
 
 
-def test_a_model_of_colour_images_sees_three_channels_and_is_measured_in_gray(datasets_dir):
+def test_a_model_of_colour_images_sees_three_channels_and_is_measured_in_gray(films):
     def tint(batch):
         assert batch.shape[-1] == 3
         return np.asarray(batch) * np.array([1, 0.5, 0], np.float32), np.full((len(batch), 2), 0.5)
@@ -491,6 +491,40 @@ def test_images_of_several_sizes(tmp_path, small_grids, monkeypatch):
     poor, clean = (images.read_image(tmp_path / name / "covid-2.png", 1) for name in ("testA", "testA_reference"))
     assert psnr["model"] == pytest.approx(metrics.psnr(clean, np.clip(poor - 0.15, -1, 1)), abs=1e-4)
     assert {row["grouping"] for row in result["rows"]} == {"all"}  # no manifest
+
+
+def test_everything_is_measured_at_the_size_asked_for(films, tmp_path, small_grids, monkeypatch):
+    leave_out_figures(monkeypatch)
+    sizes = set()
+
+    def spy(batch):
+        sizes.add(batch.shape[1:3])
+        return darken(batch)
+
+    result = compare(films, tmp_path / "out", restorer(network=spy), passes=1, size=32)
+    assert result["sizes"] == [[32, 32]] and sizes == {(32, 32)}
+    poor, clean = (images.resize(image, 32, 32) for image in pixels(films, "control/film-0.png"))
+    row = next(row for row in table(tmp_path / "out" / "scores.csv") if row["method"] == "model")
+    assert row["file"] == "control/film-0.png"
+    expected = peak_signal_noise_ratio(clean.astype(float), np.clip(poor - 0.15, -1, 1).astype(float), data_range=2)
+    assert float(row["psnr"]) == pytest.approx(expected, abs=1e-3)
+    with pytest.raises(UserError, match="measured with other size;"):
+        compare(films, tmp_path / "out", restorer(network=spy), passes=1)
+    with pytest.raises(UserError, match="--size=8: must be 0"):
+        compare(films, tmp_path / "out", size=8)
+
+
+def test_a_run_folder(run_dir, films, tmp_path, small_grids, monkeypatch):
+    leave_out_figures(monkeypatch)
+    models = compare_restoration.model_paths([f"tiny={run_dir}"])
+    result = compare_restoration.compare(films, tmp_path / "out", models, passes=1, size=32)
+    loaded = Restorer.load(run_dir)
+    assert result["models"]["tiny"]["sha256"] == loaded.checksum and result["models"]["tiny"]["channels"] == 3
+    row = next(row for row in table(tmp_path / "out" / "scores.csv") if row["method"] == "tiny")
+    poor, clean = (images.resize(image, 32, 32) for image in pixels(films, row["file"]))
+    restored = loaded(np.repeat(poor[None], 3, axis=-1)).passes[0][0] @ np.array([[0.299], [0.587], [0.114]])
+    expected = peak_signal_noise_ratio(clean.astype(float), restored.astype(float), data_range=2)
+    assert float(row["psnr"]) == pytest.approx(expected, abs=1e-3)
 
 
 def test_ms_ssim_where_it_fits(tmp_path):
