@@ -319,9 +319,15 @@ class Model:
         self.methods = [name if number == 1 else f"{name}, {number} passes" for number in range(1, passes + 1)]
 
     def restore(self, poor):
-        """A list of images float32 [H, W, 1] in [-1, 1] of one shape -> for each pass such a list."""
+        """A list of images float32 [H, W, 1] in [-1, 1] of one shape -> for each pass such a list.
+
+        Raises:
+            UserError: if the model answers with something that is no image.
+        """
         batch = images.with_channels(np.stack(poor), self.restorer.channels)
         restored = self.restorer(batch, self.passes).passes
+        if not all(np.isfinite(one).all() for one in restored):
+            raise UserError(f"--models: {self.name} gives values that are not finite; its training has diverged")
         return [list(np.clip(images.with_channels(one, 1), -1, 1)) for one in restored]
 
     def measure(self, cases):
@@ -612,6 +618,9 @@ def compare(
     of = {"test images": checksum, "size": size, "tuning": tuned}
     measured = parts.get("classical", of, lambda: measure_classical(test, tuned, workers))
     scores, dominants = dict(measured["scores"]), measured["dominant"]
+    unaltered = scores[INPUT]["psnr"].count(None)
+    if unaltered == len(test):
+        raise UserError(f"{Path(datasets_dir) / split}: every image equals its clean twin; there is nothing to restore")
     methods = {INPUT: {"kind": INPUT, "parameters": {}}}
     for name, found in tuned.items():
         steps = dict(found["steps"])
@@ -649,7 +658,7 @@ def compare(
     _write_scores(output / "scores.csv", test, scores, dominants)
     result = {
         "n": len(test),
-        "n_unaltered": scores[INPUT]["psnr"].count(None),
+        "n_unaltered": unaltered,
         "sizes": sorted(map(list, set(map(tuple, measured["size"])))),
         "split": split,
         "sha256": checksum,
@@ -709,8 +718,10 @@ def _table(rows):
             found = {row["against"]: row for row in shown if (row["method"], row["measure"]) == (method, measure)}
             value, gain = found[None], found.get(INPUT)
             text = "-" if value["mean"] is None else f"{value['mean']:.{digits}f}"
+            if gain and gain["mean"] is not None:
+                text += f" {gain['mean']:+.{digits}f}"
             if gain and gain["low"] is not None:
-                text += f" {gain['mean']:+.{digits}f} [{gain['low']:+.{digits}f}, {gain['high']:+.{digits}f}]"
+                text += f" [{gain['low']:+.{digits}f}, {gain['high']:+.{digits}f}]"
             line.append(text)
         lines.append(line)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

@@ -475,6 +475,31 @@ def test_a_model_of_colour_images_sees_three_channels_and_is_measured_in_gray(fi
     np.testing.assert_allclose(restored, poor * (0.299 + 0.5 * 0.587), atol=1e-6)
 
 
+def test_a_diverged_model_is_named(films, tmp_path, small_grids):
+    broken = restorer(network=lambda batch: (np.full_like(batch, np.nan), np.full((len(batch), 2), 0.5)))
+    with pytest.raises(UserError, match="--models: model gives values that are not finite"):
+        compare(films, tmp_path / "out", broken)
+    assert not (tmp_path / "out" / "result.json").exists()
+
+
+def test_nothing_to_restore_is_said(copied, tmp_path, small_grids):
+    shutil.rmtree(copied / "testA")
+    shutil.copytree(copied / "testA_reference", copied / "testA")
+    with pytest.raises(UserError, match="testA: every image equals its clean twin"):
+        compare(copied, tmp_path / "out")
+
+
+def test_an_unaltered_image_is_in_no_psnr(copied, tmp_path, small_grids, monkeypatch):
+    leave_out_figures(monkeypatch)
+    shutil.copy(copied / "testA_reference" / "covid" / "film-1.png", copied / "testA" / "covid" / "film-1.png")
+    result = compare(copied, tmp_path / "out", restorer())
+    assert result["n"] == 10 and result["n_unaltered"] == 1
+    every = [row for row in result["rows"] if row["grouping"] == "all"]
+    assert {row["n"] for row in every if row["measure"] == "psnr"} == {9}
+    assert {row["n"] for row in every if row["measure"] == "ssim"} == {10}
+    assert [row["psnr"] for row in table(tmp_path / "out" / "scores.csv")].count("inf") >= 1
+
+
 def test_images_of_several_sizes(tmp_path, small_grids, monkeypatch):
     leave_out_figures(monkeypatch)
     rng = np.random.default_rng(1)
