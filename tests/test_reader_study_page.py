@@ -475,9 +475,10 @@ def test_a_browser_that_keeps_nothing_says_so_and_still_saves(reading, tmp_path)
 
 
 @pytest.mark.parametrize("size", [(1440, 900), (1024, 768), (1000, 560)])
-def test_all_is_on_the_screen_without_scrolling(browser, study, size):
-    reading = Reading(browser, study, size)
-    tab = reading.open("r1")
+def test_all_is_on_the_screen_without_scrolling(browser, tmp_path, size):
+    make_study(tmp_path, allow_no_preference=True, title="A reader study with a title of many words in it")
+    reading = Reading(browser, tmp_path / "study", size)
+    tab = reading.open("a-reader-of-24-letters-0")
     for step in ("diagnosis", "pair"):
         assert reading.ready(tab)[1] == step
         assert tab.evaluate("document.documentElement.scrollHeight <= innerHeight && scrollX === 0")
