@@ -50,6 +50,7 @@ CONFIG, MODEL, RESULT = "classifier.json", "model.keras", "result.json"
 FORMAT = 1
 # What may change between a run and its resumption: where things lie.
 FREE_TO_CHANGE = ("datasets_dir", "output_dir")
+_FULL_BATCH = 16  # batches of validation and use are filled up to a multiple of this
 # Mean and standard deviation of ImageNet in [0, 1] (DenseNet), and its mean in 0..255, blue first (ResNet).
 _IMAGENET_MEAN, _IMAGENET_DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 _IMAGENET_MEAN_BGR = np.array([103.939, 116.779, 123.68])
@@ -485,8 +486,13 @@ def _validate(config, model, validation):
 
 
 def _predict(model, domain, size, batch_size):
-    batches = read_batches(domain.files, size, 1, batch_size)
-    probabilities = np.concatenate([model.predict_on_batch(batch) for batch in batches]).astype(np.float64)
+    return np.concatenate([_predict_batch(model, batch) for batch in read_batches(domain.files, size, 1, batch_size)])
+
+
+def _predict_batch(model, batch):
+    """Probabilities, float64 [n, 2], of a batch that is filled up: each new size would take a graph of its own."""
+    filled = np.pad(batch, [(0, -len(batch) % _FULL_BATCH), (0, 0), (0, 0), (0, 0)])
+    probabilities = model.predict_on_batch(filled)[: len(batch)].astype(np.float64)
     return probabilities / probabilities.sum(axis=1, keepdims=True)
 
 
@@ -714,9 +720,7 @@ class Classifier:
         batch = images.with_channels(np.asarray(batch, np.float32), 1)
         if batch.shape[1:3] != (self.size, self.size):
             batch = np.stack([images.resize(image, self.size, self.size) for image in batch])
-        padded = np.pad(batch, [(0, -len(batch) % 16), (0, 0), (0, 0), (0, 0)])  # few shapes, so few graphs are traced
-        probabilities = self.model.predict_on_batch(np.clip(padded, -1, 1))[: len(batch)].astype(np.float64)
-        return probabilities / probabilities.sum(axis=1, keepdims=True)
+        return _predict_batch(self.model, np.clip(batch, -1, 1))
 
 
 def main():
