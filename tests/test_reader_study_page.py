@@ -435,6 +435,35 @@ def test_zoom_and_position_are_those_of_both_images_and_hold_the_pointer(reading
     assert tab.locator("#zoom").inner_text() == "100%"  # every step begins alike
 
 
+def test_zooming_in_shows_the_pixels_of_a_large_image(browser, tmp_path):
+    """Columns of one pixel, merged at the size of the window, come apart; with a window set, too."""
+    columns = np.tile(np.array([40, 200], "uint8"), (1600, 800))
+    pairs = []
+    for index, label in enumerate(("control", "covid")):
+        path = tmp_path / f"{index}.png"
+        images.write_image(path, images.from_uint(columns))
+        pairs.append(Pair(str(index), path, path, label, str(index)))
+    settings = {"repeats": 0, "seed": 0, "title": "Lungs", "max_side": 2048, "allow_no_preference": False}
+    write_study(tmp_path / "study", pairs, **settings)
+    reading = Reading(browser, tmp_path / "study")
+    tab, _ = to_pair(reading)
+
+    def spread():
+        picture = cv2.imdecode(np.frombuffer(tab.screenshot(), "uint8"), cv2.IMREAD_GRAYSCALE)
+        box = tab.locator(".port").first.bounding_box()
+        row = picture[int(box["y"] + box["height"] / 2), int(box["x"] + 250) : int(box["x"] + 350)]
+        return int(row.max()) - int(row.min())
+
+    assert spread() < 80
+    for _ in range(14):
+        tab.keyboard.press("+")
+    apart = spread()
+    assert apart > 130
+    tab.keyboard.press("v")
+    assert spread() == pytest.approx(apart / 1.05, abs=2)
+    reading.close()
+
+
 def test_a_missing_image_is_said_and_cannot_be_judged(browser, tmp_path):
     key = make_study(tmp_path)
     folder = tmp_path / "study" / "for_readers"

@@ -48,7 +48,8 @@ def summary(result):
         return "No preference was stated."
     low, high, method = report.main_interval(restored)
     return (
-        f"{result['readers']} readers, {result['cases']} cases: restored preferred in {restored['value']:.1%} "
+        f"{report.count(result['readers'], 'reader')}, {report.count(result['cases'], 'case')}: restored preferred in "
+        f"{restored['value']:.1%} "
         f"[{low:.1%}, {high:.1%}] of {restored['n']} pairs (95%, {method}); the paper reports 68%"
     )
 

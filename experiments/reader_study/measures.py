@@ -323,5 +323,5 @@ def _reader(name, rows):
 
 
 def _seconds(rows):
-    """Median seconds a pair, of both steps together; None without answers."""
+    """Median seconds in view a pair, of both steps (a reload starts a step anew); None without answers."""
     return statistics.median(row["seconds_diagnosis"] + row["seconds_pair"] for row in rows) if rows else None

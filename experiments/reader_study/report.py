@@ -149,8 +149,8 @@ def markdown(result):
         "",
         "**Research only, not for diagnosis.**",
         "",
-        f"Study `{result['study']}`: {_count(result['readers'], 'reader')}, {_count(result['cases'], 'case')} of "
-        f"{_count(result['patients'], 'patient')}, {_count(result['answers'], 'answered pair')}, and "
+        f"Study `{result['study']}`: {count(result['readers'], 'reader')}, {count(result['cases'], 'case')} of "
+        f"{count(result['patients'], 'patient')}, {count(result['answers'], 'answered pair')}, and "
         f"{result['repeated_answers']} that repeat one. {_time(result['seconds'])}",
         "",
         *(f"- {note}" for note in [*result["notes"], *cautions(result)]),
@@ -177,7 +177,7 @@ def markdown(result):
         "",
         "| | value | 95% |",
         "|---|---|---|",
-        f"| Fleiss' kappa of the preference, {agreement['readers']} readers, {_count(agreement['cases'], 'case')} "
+        f"| Fleiss' kappa of the preference, {agreement['readers']} readers, {count(agreement['cases'], 'case')} "
         f"| {_number(agreement['kappa'])} | {_interval(agreement['low'], agreement['high'])} |",
         f"| pairs of readers that agree | {_percent(agreement['raw'])} | |",
         *_reliability(result),
@@ -303,7 +303,8 @@ def _label(name):
     return {"covid": "COVID-19"}.get(name, name)
 
 
-def _count(number, noun):
+def count(number, noun):
+    """A number with its noun: 1 reader, 2 readers."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 

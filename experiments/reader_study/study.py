@@ -63,16 +63,16 @@ def write_study(output_dir, pairs, repeats, seed, title, max_side, allow_no_pref
                 (readers / entry[side]).write_bytes(pixels)
                 digest.update(pixels)
             presentations.append(entry)
-        digest.update(json.dumps([presentations, title, allow_no_preference]).encode())
-        study = digest.hexdigest()[:12]
         public = {
-            "study": study,
             "allow_no_preference": allow_no_preference,
             "presentations": [
                 {"id": entry["id"], "left": entry["left"], "right": entry["right"], "diagnose": entry["diagnosed_side"]}
                 for entry in presentations
             ],
         }
+        # Of what readers see alone, so that the id they see says no more.
+        digest.update(json.dumps([public, title]).encode())
+        public["study"] = study = digest.hexdigest()[:12]
         (readers / "index.html").write_text(page(title, public), encoding="utf-8")
         for path in sorted([*readers.rglob("*"), readers], reverse=True):
             os.utime(path, (_ONE_TIME, _ONE_TIME))
