@@ -79,9 +79,7 @@ def console():
     flags.DEFINE_integer(
         "max_side", 2048, "Larger images are reduced to this many pixels a side.", lower_bound=16, upper_bound=8192
     )
-    flags.DEFINE_bool(
-        "allow_no_preference", False, "Let readers decline to choose. The paper's comparison forced a choice."
-    )
+    flags.DEFINE_bool("allow_no_preference", False, "Let readers decline to choose.")
     program.run(main, __doc__)
 
 
