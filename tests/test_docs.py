@@ -20,6 +20,11 @@ from r2c_gan.images import write_image
 REPOSITORY = Path(__file__).parents[1]
 PAGES = sorted((REPOSITORY / "docs").glob("*.md"))
 SERVERS = {"r2c-gan-serve": 8501, "r2c-gan-view": 7860}
+# The one thing that is changed in a command: trainings are cut short. The last of two equal flags holds.
+SHORT = (
+    "--epochs=1 --epoch_decay=0 --filters=4 --load_size=33 --crop_size=32 --limit_train_images=4 --sample_interval=0 "
+    "--precision=float32"
+)
 # What the page needs beside the package; without it, it is not run.
 NEEDS = {
     "serve": ("starlette", "uvicorn", "orjson", "tf2onnx", "onnxruntime"),
@@ -50,7 +55,24 @@ def place(run_dir, datasets_dir, tmp_path):
         write_image(tmp_path / "radiographs" / f"{index}.png", np.clip(smooth, -1, 1))
     shutil.copy(tmp_path / "radiographs" / "0.png", tmp_path / "radiograph.png")
     _write_dicom(tmp_path)
+    _write_sources(tmp_path, rng)
     return tmp_path
+
+
+def _write_sources(folder, rng):
+    """Class folders, QaTa-COV19's folders, and the recipe that a page gives."""
+    qata = folder / "QaTa-COV19"
+    sources = {
+        "covid": folder / "clinic/covid",
+        "control": folder / "clinic/control",
+        "covid_": qata / "QaTa-COV19-v2/Train Set/Images",
+        "c": qata / "Control_Group/Control_Group_I",
+    }
+    for name, source in sources.items():
+        for index in range(20):
+            write_image(source / f"{name}{index}.png", np.clip(rng.normal(0, 0.4, (48, 48, 1)), -1, 1))
+    text = (REPOSITORY / "docs" / "train.md").read_text(encoding="utf-8")
+    (folder / "recipe.flags").write_text(re.search(r"^```\n(--.*?)^```", text, re.MULTILINE | re.DOTALL)[1])
 
 
 def _write_dicom(folder):
@@ -72,10 +94,8 @@ def test_a_page_does_what_it_says(page, place, monkeypatch):
     programs.mkdir()
     for name in re.findall(r"^r2c-gan-[a-z-]+", "\n".join(text for _, text in blocks(page)), re.MULTILINE):
         module = "r2c_gan.cli." + name.removeprefix("r2c-gan-").replace("-", "_")
-        script = programs / name
-        script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m {module} "$@"\n')
-        script.chmod(0o755)
-    (programs / "python").symlink_to(sys.executable)
+        _write_program(programs / name, f"-m {module}")
+    _write_program(programs / "python")
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
     with contextlib.ExitStack() as servers:
@@ -89,7 +109,15 @@ def test_a_page_does_what_it_says(page, place, monkeypatch):
                 if name in SERVERS:
                     servers.enter_context(_serving(command, SERVERS[name], place))
                 elif name != "pip" and command.strip():
+                    if name == "r2c-gan-train":
+                        command = f"{command} {SHORT}"
                     _succeeds(["bash", "-euo", "pipefail", "-c", command], place)
+
+
+def _write_program(path, arguments=""):
+    # Not a link: of a link, Python would not know its environment.
+    path.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {arguments} "$@"\n')
+    path.chmod(0o755)
 
 
 def _succeeds(arguments, folder):
