@@ -5,8 +5,9 @@
 A row of the study is a training with its `.flags` file in `experiments/configs/`, named <variant>-<size>-<data>; its
 header states cost and expectation. Each row is trained with its seeds and evaluated on the same test images at every
 severity. Images are prepared at the size of training and never resized or cropped again: what a resizing would smooth
-away, noise above all, stays, and chests are as large in training as in the test. Nothing that is finished is done again, and a training that was interrupted goes on where it was. What came
-out is written below `--results_dir`, from where `experiments.tabulate` makes the tables and figures.
+away, noise above all, stays, and chests are as large in training as in the test. Nothing that is finished is done
+again, and a training that was interrupted goes on where it was. What came out is written below `--results_dir`, from
+where `experiments.tabulate` makes the tables and figures.
 """
 
 import shutil
