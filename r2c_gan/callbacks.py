@@ -9,6 +9,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from absl import logging
 from keras import ops
 from tqdm import tqdm
 
@@ -89,13 +90,15 @@ class Saver(keras.callbacks.Callback):
         minutes: between two savings; 0 for none but the last.
         steps_per_epoch: steps of an epoch.
         interruption: an `Interruption`.
-        recorder: the `Recorder`, which knows how long the epoch has taken.
+        recorder: the `Recorder`, which knows how long the epoch has taken; None in a process that writes nothing.
+        agree: gives the largest of the numbers that the processes of a training give.
     """
 
-    def __init__(self, run, minutes, steps_per_epoch, interruption, recorder):
+    def __init__(self, run, minutes, steps_per_epoch, interruption, recorder, agree=lambda value: value):
         super().__init__()
         self.run, self.minutes, self.steps_per_epoch = Path(run), minutes, steps_per_epoch
         self.interruption, self.recorder = interruption, recorder
+        self.agree = agree
         self.saved = time.monotonic()
 
     def on_train_batch_end(self, batch, logs=None):
@@ -103,8 +106,13 @@ class Saver(keras.callbacks.Callback):
         if step % self.steps_per_epoch == 0:
             return  # the checkpoint of the epoch comes next
         due = self.minutes and time.monotonic() - self.saved >= 60 * self.minutes
-        if not due and self.interruption.signal is None:
-            return
+        signal = self.agree(self.interruption.signal or 0)
+        if (due or signal) and self.recorder is not None:
+            self._save(step)
+        self._end_if_asked(step, signal)
+
+    def _save(self, step):
+        self.model.synchronize()
         means = {
             name: [float(ops.convert_to_numpy(ops.convert_to_tensor(variable))) for variable in mean.variables]
             for name, mean in self.model.means.items()
@@ -112,17 +120,14 @@ class Saver(keras.callbacks.Callback):
         unfinished = {"means": means, "seconds": self.recorder.seconds()}
         checkpoints.save_unfinished(self.run, self.model, step // self.steps_per_epoch, step, unfinished)
         self.saved = time.monotonic()
-        self._end_if_asked(step)
 
     def on_epoch_end(self, epoch, logs=None):
         self.saved = time.monotonic()
-        self._end_if_asked(self.model.steps_trained)
+        self._end_if_asked(self.model.steps_trained, self.agree(self.interruption.signal or 0))
 
-    def _end_if_asked(self, step):
-        if self.interruption.signal is not None:
-            raise Interrupted(
-                f"step {step} is saved in {self.run}; run the same command again to go on", self.interruption.signal
-            )
+    def _end_if_asked(self, step, signal):
+        if signal:
+            raise Interrupted(f"step {step} is saved in {self.run}; run the same command again to go on", signal)
 
 
 class Recorder(keras.callbacks.Callback):
@@ -175,10 +180,19 @@ class Recorder(keras.callbacks.Callback):
         checkpoints.prune(self.run, self.keep)
 
     def _write_events(self, row, step):
-        """Scalars in TensorBoard's format, through TensorFlow's core, so that TensorBoard need not be installed."""
-        import tensorflow as tf
+        """Scalars in TensorBoard's format, through TensorFlow's core, so that TensorBoard need not be installed.
 
+        Under another backend, where TensorFlow may be missing, nothing is written then.
+        """
+        try:
+            import tensorflow as tf
+        except ModuleNotFoundError:
+            if len(self.rows) == 1:
+                logging.info("TensorFlow is not installed: no events are written for TensorBoard")
+            return
         if self.events is None:
+            if keras.backend.backend() != "tensorflow":
+                tf.config.set_visible_devices([], "GPU")  # TensorFlow would take all of its memory
             self.events = tf.summary.create_file_writer(str(self.run / "events"))
         metadata = tf.compat.v1.SummaryMetadata(
             plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
@@ -207,16 +221,18 @@ class EarlyStopping(keras.callbacks.Callback):
     It reads the history, so that a resumed run stops where the uninterrupted one would have.
 
     Args:
-        recorder: the `Recorder`; it must come before this one.
-        patience: epochs, at least 1.
+        recorder: the `Recorder`, which must come before this one; None in a process that writes nothing.
+        patience: epochs; 0 for never.
+        agree: gives the largest of the numbers that the processes of a training give.
     """
 
-    def __init__(self, recorder, patience):
+    def __init__(self, recorder, patience, agree=lambda value: value):
         super().__init__()
-        self.recorder, self.patience = recorder, patience
+        self.recorder, self.patience, self.agree = recorder, patience, agree
 
     def on_epoch_end(self, epoch, logs=None):
-        if out_of_patience(self.recorder.rows, self.patience):
+        rows = [] if self.recorder is None else self.recorder.rows
+        if self.agree(out_of_patience(rows, self.patience)):
             self.model.stop_training = True
 
 
@@ -254,16 +270,17 @@ class Samples(keras.callbacks.Callback):
         self.last = step
         if not due:
             return
+        self.model.synchronize()
         a2b, b2a = self._apply(self.model.restorer, self.poor), self._apply(self.model.degrader, self.good)
         a2b2a, b2a2b = self._apply(self.model.degrader, a2b), self._apply(self.model.restorer, b2a)
         path = self.run / "samples" / f"step-{step:07d}.png"
         figures.save_training_samples(self.poor, a2b, a2b2a, self.good, b2a, b2a2b, path)
         gc.collect()
 
-    @staticmethod
-    def _apply(network, images):
+    def _apply(self, network, images):
         # Not `predict_on_batch`, which under a strategy gives every replica the whole batch.
-        return ops.convert_to_numpy(network(images, training=False)[0])
+        with self.model.alone():
+            return ops.convert_to_numpy(network(images, training=False)[0])
 
 
 def read_history(run):

@@ -133,7 +133,7 @@ def _save(model, checkpoint):
     optimizers = (model.generator_optimizer, model.discriminator_optimizer) if model.compiled else ()
     variables = [*model.variables, *(variable for optimizer in optimizers for variable in optimizer.variables)]
     files.require_space(weights, sum(math.prod(variable.shape) * 4 + HDF5_OVERHEAD for variable in variables))
-    with files.atomic_path(weights) as temporary:
+    with files.atomic_path(weights) as temporary, model.alone():
         model.save_weights(temporary, overwrite=True)
     checkpoint = dataclasses.replace(checkpoint, sha256=files.sha256(weights))
     files.write_json(_record(weights), {**dataclasses.asdict(checkpoint), "weights": weights.name})

@@ -1,4 +1,4 @@
-"""A datasets folder -> labelled file lists -> tf.data streams.
+"""A datasets folder -> labelled file lists -> streams of batches, by tf.data or by threads.
 
 A datasets folder holds `trainA/` (poor quality) and `trainB/` (good), and optionally `valA/ valB/ testA/ testB/` and
 `testA_reference/` (the clean twins of `testA/`, under the same names). A label comes from, in this order: a
@@ -9,10 +9,13 @@ What a training stream yields is a function of (seed, epoch, index) alone, so a 
 what it would have seen without the interruption.
 """
 
+import collections
+import concurrent.futures
 import csv
 import dataclasses
 import functools
 import io
+import os
 import warnings
 from pathlib import Path
 
@@ -229,6 +232,46 @@ class UnpairedStream:
             .batch(self.batch_size, drop_remainder=True)
             .prefetch(tf.data.AUTOTUNE)
         )
+
+    def batches(self, epochs, initial_step=0, share=(0, 1)):
+        """What `dataset` yields, as NumPy arrays that threads read ahead; it needs no TensorFlow.
+
+        Args:
+            epochs, initial_step: as in `dataset`.
+            share: (k, n): only the k-th (from 0) of n equal shares of each batch, for n processes.
+
+        Yields:
+            ((image_a, label_a), (image_b, label_b)), in order.
+
+        Raises:
+            ImageError: when it comes to a file that cannot be decoded.
+        """
+        part, parts = share
+        size = self.batch_size // parts
+        threads = os.cpu_count() or 1
+        waiting = collections.deque()
+        with concurrent.futures.ThreadPoolExecutor(threads) as readers:
+            try:
+                for step in range(initial_step, epochs * self.steps_per_epoch):
+                    epoch, rest = divmod(step, self.steps_per_epoch)
+                    first = rest * self.batch_size + part * size
+                    samples = [
+                        [readers.submit(self.sample, domain, epoch, first + place) for place in range(size)]
+                        for domain in (0, 1)
+                    ]
+                    waiting.append(samples)
+                    if len(waiting) > max(2, threads // size):
+                        yield _stacked(waiting.popleft())
+                while waiting:
+                    yield _stacked(waiting.popleft())
+            finally:
+                readers.shutdown(wait=False, cancel_futures=True)
+
+
+def _stacked(domains):
+    """The batch of the samples that are being read, domain by domain."""
+    pairs = [zip(*(sample.result() for sample in samples), strict=True) for samples in domains]
+    return tuple((np.stack(pictures), np.stack(labels)) for pictures, labels in pairs)
 
 
 def read_batches(files, size, channels, batch_size):

@@ -12,6 +12,11 @@ from r2c_gan.losses import LossWeights
 from r2c_gan.networks import build_discriminator, build_generator
 from r2c_gan.optimizers import Adam, step_biases_as_sums
 
+if keras.backend.backend() == "jax":
+    from r2c_gan.jax_step import JaxStep as TrainingStep
+else:
+    from r2c_gan.tensorflow_step import TensorFlowStep as TrainingStep
+
 GENERATOR_TERMS = (
     "adversarial_a2b",
     "adversarial_b2a",
@@ -36,7 +41,7 @@ METRICS = ("generator_loss", "discriminator_loss", *GENERATOR_TERMS, *DISCRIMINA
 
 
 @keras.saving.register_keras_serializable("r2c_gan")
-class R2CGAN(keras.Model):
+class R2CGAN(TrainingStep, keras.Model):
     """Restore-to-classify GAN (Ahishali et al., Pattern Recognition 156, 2024, 110765; arXiv 2209.14770).
 
     Four networks: `restorer` maps the poor-quality domain A to the good one B (the paper's G, the authors' G_A2B),
@@ -145,7 +150,7 @@ class R2CGAN(keras.Model):
     @property
     def steps_trained(self):
         """Number of training steps that the compiled model has taken."""
-        return int(_array(self.generator_optimizer.iterations))
+        return int(_array(self.iterations()))
 
     def averaged_restorer_weights(self):
         """The moving averages of the restorer's weights that the generator optimizer keeps, or None if it keeps none.
@@ -162,7 +167,7 @@ class R2CGAN(keras.Model):
     def metrics(self):
         return list(self.means.values())
 
-    # Losses: shared by the training steps of every backend
+    # Losses: shared by the training steps of every backend (`tensorflow_step`, `jax_step`)
 
     def generator_step(self, image_a, label_a, image_b, label_b, training=True):
         """Passes one unpaired batch through both cycles.
@@ -215,38 +220,15 @@ class R2CGAN(keras.Model):
         }
         return losses.discriminator_loss(terms), terms
 
-    # Steps
-
-    def train_step(self, data):
-        """One step on ((image_a, label_a), (image_b, label_b)); returns the running means of all losses."""
-        import tensorflow as tf
-
-        from r2c_gan.tensorflow_kernels import of_whole_batch
-
-        (image_a, label_a), (image_b, label_b) = data
-        # Gradients of replicas are summed: each replica's mean loss counts for its share of the batch.
-        share = 1 / tf.distribute.get_strategy().num_replicas_in_sync
-        with tf.GradientTape() as tape:
-            g_loss, g_terms, fake_b, fake_a, classes = self.generator_step(image_a, label_a, image_b, label_b)
-            loss = share * g_loss
-        gradients = tape.gradient(loss, self.generator_variables)
-        self.generator_optimizer.apply(gradients, self.generator_variables)
-        fake_a, fake_b = of_whole_batch(self.pool_a, fake_a), of_whole_batch(self.pool_b, fake_b)
-        with tf.GradientTape() as tape:
-            d_loss, d_terms = self.discriminator_step(image_a, image_b, fake_a, fake_b)
-            loss = share * d_loss
-        gradients = tape.gradient(loss, self.discriminator_variables)
-        self.discriminator_optimizer.apply(gradients, self.discriminator_variables)
-        return self._update_means(g_loss, d_loss, {**g_terms, **d_terms}, label_a, classes)
-
-    def test_step(self, data):
-        """The losses of one batch, without a step and without the pools."""
+    def losses_of(self, data):
+        """What `update_means` takes, of one batch and without a step or the pools."""
         (image_a, label_a), (image_b, label_b) = data
         g_loss, g_terms, fake_b, fake_a, classes = self.generator_step(image_a, label_a, image_b, label_b, False)
         d_loss, d_terms = self.discriminator_step(image_a, image_b, fake_a, fake_b, False)
-        return self._update_means(g_loss, d_loss, {**g_terms, **d_terms}, label_a, classes)
+        return g_loss, d_loss, {**g_terms, **d_terms}, label_a, classes
 
-    def _update_means(self, g_loss, d_loss, terms, label_a, classes):
+    def update_means(self, g_loss, d_loss, terms, label_a, classes):
+        """Adds the losses of a batch to the running means, and returns these."""
         correct = ops.equal(ops.argmax(classes, axis=-1), ops.argmax(label_a, axis=-1))
         values = {"generator_loss": g_loss, "discriminator_loss": d_loss, "accuracy": ops.cast(correct, "float32")}
         for name, value in {**values, **terms}.items():

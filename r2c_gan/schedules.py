@@ -31,7 +31,7 @@ class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
         if self.decay_start >= self.total_steps:
             return ops.convert_to_tensor(self.initial_learning_rate, "float32")
         # Subtracted as integers: float32 counts steps exactly only up to 2^24.
-        left = ops.cast(self.total_steps - ops.cast(step, "int64"), "float32")
+        left = ops.cast(self.total_steps - ops.cast(step, "int"), "float32")
         share = left / float(self.total_steps - self.decay_start)
         return self.initial_learning_rate * ops.clip(share, 0.0, 1.0)
 

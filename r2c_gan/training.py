@@ -23,6 +23,11 @@ from r2c_gan.restoration import Restorer
 from r2c_gan.run_lock import run_lock
 from r2c_gan.schedules import LinearDecay
 
+if keras.backend.backend() == "jax":
+    from r2c_gan import jax_training as backend
+else:
+    from r2c_gan import tensorflow_training as backend
+
 PRECISIONS = ("float32", "mixed_bfloat16")
 # What may change between a run and its resumption without changing the result of the epochs that are done.
 FREE_TO_CHANGE = (
@@ -37,7 +42,7 @@ FREE_TO_CHANGE = (
     "steps_per_execution",
 )
 CLASS_WEIGHTS = ("none", "balanced")
-STRATEGIES = ("none", "mirrored")
+STRATEGIES = ("none", "mirrored", "data_parallel")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,15 +71,17 @@ class TrainingConfig:
         class_weights: not in the paper: "balanced" weighs the classification losses of a class by the inverse of its
             share of the training images, "none" weighs all alike.
         precision: "float32" or "mixed_bfloat16" (float32 weights and losses, bfloat16 convolutions).
-        deterministic: whether TensorFlow must use deterministic operations.
+        deterministic: whether only deterministic operations may be used.
         limit_train_images: images of each training domain that are used; 0 for all.
         sample_interval: steps between training samples; 0 for none.
         keep_checkpoints: newest checkpoints kept, besides the best.
         save_minutes: minutes between savings in the middle of an epoch; 0 for none.
         check_images: whether every image is decoded before the training begins.
-        distribute: "none", or "mirrored": each device takes an equal share of every batch.
+        distribute: "none", or "mirrored" (TensorFlow), "data_parallel" (JAX): each device takes an equal share of every
+            batch.
         steps_per_execution: steps between two looks at the training from Python; more is faster with tiny networks.
-        jit_compile: whether XLA compiles the step; on processors it is slower than TensorFlow's own kernels.
+        jit_compile: whether XLA compiles the step; on processors it is slower than TensorFlow's own kernels. JAX
+            always does.
     """
 
     datasets_dir: str
@@ -170,13 +177,12 @@ class TrainingConfig:
         for name in ("beta_1", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"--{name}={getattr(self, name)}: must be in [0, 1)")
-        if self.jit_compile and self.deterministic:
-            raise UserError("--jit_compile: needs --nodeterministic, because Keras compiles no deterministic step")
-        if self.clip_norm and self.distribute != "none":
+        if self.distribute not in backend.STRATEGIES:
             raise UserError(
-                f"--clip_norm={self.clip_norm}: not with --distribute={self.distribute}, where Keras clips the "
-                "gradients of each device before it adds them up"
+                f"--distribute={self.distribute}: Keras on {keras.backend.backend()} has it not; must be one of "
+                f"{', '.join(backend.STRATEGIES)}"
             )
+        backend.check(self)
         stride = GENERATOR_STRIDE[self.method]
         if self.crop_size % stride:
             raise UserError(f"--crop_size={self.crop_size}: must be a multiple of {stride} for --method={self.method}")
@@ -213,12 +219,17 @@ def train(config, begin=lambda: None):
         Interrupted: if Ctrl-C or SIGTERM ended it; the step it was in is finished and saved.
     """
     config.check()
+    with backend.prepared(config):
+        return _prepared(config, begin)
+
+
+def _prepared(config, begin):
     limit = config.limit_train_images or None
     domains = [read_domain(Path(config.datasets_dir) / name, limit) for name in ("trainA", "trainB")]
     validation = _validation_domain(config)
     if config.early_stopping and validation is None:
         raise UserError(f"--early_stopping={config.early_stopping}: needs {config.datasets_dir}/valA to validate on")
-    with run_lock(config.output_dir):
+    with run_lock(config.output_dir) if backend.leads() else contextlib.nullcontext():
         return _train(config, domains, validation, begin)
 
 
@@ -227,13 +238,6 @@ def _train(config, domains, validation, begin):
     started = time.monotonic()
     previous = _refuse_another_run(config)
     keras.utils.set_random_seed(config.seed)
-    import tensorflow as tf
-
-    # TensorFlow 2.21's remapper fails at the discriminators' leaky ReLU, says so at length and leaves the graph alone.
-    tf.config.optimizer.set_experimental_options({"remapping": False})
-    if config.deterministic:
-        tf.config.experimental.enable_op_determinism()
-
     stream = UnpairedStream(
         *domains, config.load_size, config.crop_size, config.channels, config.batch_size, config.seed
     )
@@ -243,21 +247,30 @@ def _train(config, domains, validation, begin):
 
     steps = stream.steps_per_epoch
     schedules = [LinearDecay(config.lr, config.epochs * steps, config.epoch_decay * steps) for _ in range(2)]
-    with _strategy_scope(config):
+    with backend.scope(config):
         model = _compiled_model(config, schedules, domains)
-        epoch, step, unfinished = _resume(run, model, steps)
-    begin()
-    checkpoints.write_config(run, config.model_config(), dataclasses.asdict(config))
+        restored = _resume(run, model, steps) if backend.leads() else None
+        epoch, step, unfinished = backend.share(restored, model)
+    if backend.leads():
+        begin()
+        checkpoints.write_config(run, config.model_config(), dataclasses.asdict(config))
     with Interruption() as interruption:
         # An epoch that was interrupted is finished by a `fit` of its own, because it has fewer steps than the others.
         ends = [epoch + 1, config.epochs] if unfinished else [config.epochs]
         for end in ends:
-            history = [row for row in callbacks.read_history(run) if row["epoch"] <= epoch]
-            if epoch < end and not callbacks.out_of_patience(history, config.early_stopping):
+            history = [row for row in callbacks.read_history(run) if row["epoch"] <= epoch] if backend.leads() else []
+            if epoch < end and not backend.agree(callbacks.out_of_patience(history, config.early_stopping)):
                 _fit(config, model, stream, validation, schedules[0], interruption, epoch, end, step, unfinished)
                 step = model.steps_trained
                 epoch, unfinished = step // steps, {}
 
+    result = _result(config, model, domains, validation, steps, started) if backend.leads() else None
+    return backend.share(result)
+
+
+def _result(config, model, domains, validation, steps, started):
+    """Writes `result.json`."""
+    run = Path(config.output_dir)
     last = checkpoints.select(run, "latest")
     best = checkpoints.best_checkpoint(checkpoints.list_checkpoints(run))
     result = {
@@ -279,21 +292,6 @@ def _train(config, domains, validation, begin):
     return result
 
 
-def _strategy_scope(config):
-    """The scope in which the model is made and restored."""
-    if config.distribute == "none":
-        return contextlib.nullcontext()
-    import tensorflow as tf
-
-    # Where there is no GPU, TensorFlow's strategy would take one of several logical processors.
-    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    if config.batch_size % len(devices):
-        raise UserError(
-            f"--batch_size={config.batch_size}: must be a multiple of the {len(devices)} devices that share each batch"
-        )
-    return tf.distribute.MirroredStrategy([device.name for device in devices]).scope()
-
-
 def _compiled_model(config, schedules, domains):
     model = R2CGAN(**config.model_config(), dtype=config.precision)
     average = {"use_ema": True, "ema_momentum": config.ema_decay} if config.ema_decay else {}
@@ -311,7 +309,7 @@ def _compiled_model(config, schedules, domains):
         Adam(schedules[1], beta_1=config.beta_1, global_clipnorm=limit),
         weights,
         steps_per_execution=config.steps_per_execution,
-        jit_compile=config.jit_compile,
+        jit_compile=backend.jit_compile(config),
     )
     return model
 
@@ -337,44 +335,35 @@ def _fit(config, model, stream, validation, schedule, interruption, epoch, end, 
         for domain in stream.domains
     ]
     shown = [batch[: min(map(len, shown))] for batch in shown]
-    import tensorflow as tf
-
     steps = stream.steps_per_epoch
-    validate = _validator(config, model, validation)
-    recorder = callbacks.Recorder(
-        run, schedule, validate, config.keep_checkpoints, epoch, unfinished.get("seconds", 0.0)
-    )
-    progress = callbacks.Progress(steps, config.epochs)
+    recorder = progress = None
+    watching = [callbacks.GoOn(unfinished), callbacks.StopOnNaN()]
+    if backend.leads():
+        validate = _validator(config, model, validation)
+        recorder = callbacks.Recorder(
+            run, schedule, validate, config.keep_checkpoints, epoch, unfinished.get("seconds", 0.0)
+        )
+        progress = callbacks.Progress(steps, config.epochs)
+        watching += [progress, callbacks.Samples(run, *shown, config.sample_interval), recorder]
+    watching += [
+        callbacks.EarlyStopping(recorder, config.early_stopping, backend.agree),
+        callbacks.Saver(run, config.save_minutes, steps, interruption, recorder, backend.agree),
+    ]
     model.stop_training = False
     try:
-        model.fit(
-            stream.dataset(end, step),
-            steps_per_epoch=steps - step % steps,
-            epochs=end,
-            initial_epoch=epoch,
-            shuffle=False,
-            verbose=0,
-            callbacks=[
-                callbacks.GoOn(unfinished),
-                callbacks.StopOnNaN(),
-                progress,
-                callbacks.Samples(run, *shown, config.sample_interval),
-                recorder,
-                callbacks.EarlyStopping(recorder, config.early_stopping),
-                callbacks.Saver(run, config.save_minutes, steps, interruption, recorder),
-            ],
-        )
-    except tf.errors.OpError as error:
-        if stream.error is not None:
-            raise stream.error from None
-        if isinstance(error, tf.errors.ResourceExhaustedError):
-            raise UserError(
-                f"--batch_size={config.batch_size}: the device's memory does not hold a step; give a smaller "
-                "--batch_size, --crop_size or --filters"
-            ) from error
-        raise
+        with backend.failures(config, stream):
+            model.fit(
+                backend.batches(stream, end, step),
+                steps_per_epoch=steps - step % steps,
+                epochs=end,
+                initial_epoch=epoch,
+                shuffle=False,
+                verbose=0,
+                callbacks=watching,
+            )
     finally:
-        progress.close()
+        if progress is not None:
+            progress.close()
     trained = model.steps_trained
     if trained != end * steps and not model.stop_training:
         raise RuntimeError(f"{trained} steps were trained, not {end} epochs of {steps}")
@@ -393,15 +382,17 @@ def _validator(config, model, validation):
     copy = None
     if config.ema_decay or config.distribute != "none":
         # A network of its own: the averages must not enter the training, and only one device validates.
-        copy = build_generator(
-            config.method, config.q, config.channels, config.filters, upsampling=config.upsampling, skip=config.skip
-        )
+        with backend.alone():
+            copy = build_generator(
+                config.method, config.q, config.channels, config.filters, upsampling=config.upsampling, skip=config.skip
+            )
         restorer = Restorer(copy.predict_on_batch, restorer.size, restorer.channels, restorer.stride)
 
     def validate():
         if copy is not None:
             copy.set_weights(model.averaged_restorer_weights() or model.restorer.get_weights())
-        result = Evaluation(restorer, validation, reference if reference.is_dir() else None)
+        with backend.alone() if copy is not None else contextlib.nullcontext():
+            result = Evaluation(restorer, validation, reference if reference.is_dir() else None)
         classification, restoration = result.classification(), result.restoration()
         measures = {name: classification[name] for name in ("accuracy", "sensitivity", "specificity", "f1", "auroc")}
         return {**measures, **{name: restoration[name]["mean"] for name in restoration}}

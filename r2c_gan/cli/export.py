@@ -32,7 +32,7 @@ def main():
 
     if FLAGS.format == "saved_model" and FLAGS.output.endswith(".onnx"):
         raise UserError(f"--output={FLAGS.output}: a SavedModel is a folder; give --format=onnx for an ONNX file")
-    program.start_tensorflow()
+    program.start_tensorflow(only=True)
     logging.set_verbosity(logging.WARNING)  # TensorFlow and tf2onnx note every step
     from r2c_gan import checkpoints, export, model_card, onnx_export, pretrained
 

@@ -33,6 +33,11 @@ def run(main, usage):
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except ModuleNotFoundError as error:
+        if error.name != "tensorflow":
+            raise
+        print("error: this needs TensorFlow, which is not installed: pip install tensorflow", file=sys.stderr)
+        sys.exit(1)
     except Interrupted as interruption:
         print(f"interrupted: {interruption}", file=sys.stderr)
         sys.exit(128 + interruption.signal)
@@ -54,20 +59,35 @@ def _parse(arguments, usage):
         raise UserError(str(error).removeprefix("FATAL Flags parsing error:").strip()) from error
 
 
-def start_tensorflow():
-    """Imports TensorFlow without its notes on the machine, which it writes before it can be told not to.
+def start_tensorflow(only=False):
+    """Imports Keras and its backend, without TensorFlow's notes on the machine, written before it can be told not to.
 
-    If the import fails, they are shown. Of a GPU's memory it then takes what it needs, not all.
+    If the import fails, they are shown. Of a GPU's memory TensorFlow then takes what it needs, not all.
+
+    Args:
+        only: whether the program needs TensorFlow as the backend of Keras.
+
+    Raises:
+        UserError: if the backend is not installed, or another one is needed.
     """
     sys.stderr.flush()
     shown = os.dup(2)
     with tempfile.TemporaryFile() as notes:
         os.dup2(notes.fileno(), 2)
         try:
-            import tensorflow as tf
+            import keras
 
-            for gpu in tf.config.list_physical_devices("GPU"):
-                tf.config.experimental.set_memory_growth(gpu, True)
+            backend = keras.backend.backend()
+            if backend == "tensorflow":
+                import tensorflow as tf
+
+                for gpu in tf.config.list_physical_devices("GPU"):
+                    tf.config.experimental.set_memory_growth(gpu, True)
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"{error.name} is not installed, which Keras was to run on; set KERAS_BACKEND to tensorflow or jax, "
+                "whichever is installed"
+            ) from error
         except BaseException:
             notes.seek(0)
             os.write(shown, notes.read())
@@ -75,6 +95,8 @@ def start_tensorflow():
         finally:
             os.dup2(shown, 2)
             os.close(shown)
+    if backend not in ("tensorflow", "jax") or (only and backend != "tensorflow"):
+        raise UserError(f"KERAS_BACKEND={backend}: must be tensorflow{'' if only else ' or jax'} for this program")
 
 
 def write_flags(folder):

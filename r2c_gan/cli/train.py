@@ -6,6 +6,7 @@ defaults are those of the paper's authors. Ctrl-C and SIGTERM end the step and s
 go on.
 
   r2c-gan-train --datasets_dir dataset --output_dir runs/paper
+  KERAS_BACKEND=jax r2c-gan-train --datasets_dir dataset --output_dir runs/paper   # the same, on JAX
 """
 
 import dataclasses
@@ -62,7 +63,12 @@ flags.DEFINE_integer("sample_interval", 500, "Steps between pictures of the trai
 flags.DEFINE_integer("keep_checkpoints", 5, "Newest checkpoints kept, besides the best by validation F1.")
 flags.DEFINE_float("save_minutes", 10.0, "Minutes between savings in the middle of an epoch; 0 for none.")
 flags.DEFINE_bool("check_images", True, "Decode every image before the training begins.")
-flags.DEFINE_enum("distribute", "none", ["none", "mirrored"], "mirrored: all GPUs of this machine share each batch.")
+flags.DEFINE_enum(
+    "distribute",
+    "none",
+    ["none", "mirrored", "data_parallel"],
+    "Share each batch: mirrored: all GPUs of this machine; data_parallel (KERAS_BACKEND=jax): all of all machines.",
+)
 flags.DEFINE_integer("steps_per_execution", 1, "Steps between two looks at the training from Python.")
 flags.DEFINE_bool("jit_compile", False, "Compile the step with XLA; slower on processors, try it on a GPU.")
 

@@ -1,0 +1,93 @@
+"""What `training` asks of the backend, on TensorFlow; `jax_training` has the same functions for JAX."""
+
+import contextlib
+
+import tensorflow as tf
+
+from r2c_gan.errors import UserError
+
+STRATEGIES = ("none", "mirrored")
+
+
+@contextlib.contextmanager
+def prepared(config):
+    """Sets TensorFlow up for a training."""
+    # TensorFlow 2.21's remapper fails at the discriminators' leaky ReLU, says so at length and leaves the graph alone.
+    tf.config.optimizer.set_experimental_options({"remapping": False})
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    yield
+
+
+def check(config):
+    """Refuses what TensorFlow cannot do.
+
+    Raises:
+        UserError: naming the flag.
+    """
+    if config.jit_compile and config.deterministic:
+        raise UserError("--jit_compile: needs --nodeterministic, because Keras compiles no deterministic step")
+    if config.clip_norm and config.distribute != "none":
+        raise UserError(
+            f"--clip_norm={config.clip_norm}: not with --distribute={config.distribute}, where Keras clips the "
+            "gradients of each device before it adds them up"
+        )
+
+
+def jit_compile(config):
+    """What `compile` is told."""
+    return config.jit_compile
+
+
+def scope(config):
+    """The scope in which the model is made and restored."""
+    if config.distribute == "none":
+        return contextlib.nullcontext()
+    # Where there is no GPU, TensorFlow's strategy would take one of several logical processors.
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if config.batch_size % len(devices):
+        raise UserError(
+            f"--batch_size={config.batch_size}: must be a multiple of the {len(devices)} devices that share each batch"
+        )
+    return tf.distribute.MirroredStrategy([device.name for device in devices]).scope()
+
+
+def batches(stream, epochs, initial_step):
+    """What `fit` is fed."""
+    return stream.dataset(epochs, initial_step)
+
+
+@contextlib.contextmanager
+def failures(config, stream):
+    """Turns failures of a step that a person can put right into a `UserError`."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if stream.error is not None:
+            raise stream.error from None
+        if isinstance(error, tf.errors.ResourceExhaustedError):
+            raise UserError(
+                f"--batch_size={config.batch_size}: the device's memory does not hold a step; give a smaller "
+                "--batch_size, --crop_size or --filters"
+            ) from error
+        raise
+
+
+def alone():
+    """Within it, what is built and run concerns this process alone."""
+    return contextlib.nullcontext()
+
+
+def leads():
+    """Whether this process writes the run folder."""
+    return True
+
+
+def agree(value):
+    """The largest of the numbers that the processes give."""
+    return value
+
+
+def share(value, model=None):
+    """Gives every process the leader's value (of JSON's types), and the leader's state of the model."""
+    return value
