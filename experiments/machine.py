@@ -1,5 +1,6 @@
 """What a benchmark ran on, for its result.json."""
 
+import importlib.metadata
 import platform
 import sys
 from pathlib import Path
@@ -7,9 +8,6 @@ from pathlib import Path
 
 def machine():
     """What was measured on, in words."""
-    import keras
-    import tensorflow as tf
-
     model = platform.processor() or platform.machine()
     information = Path("/proc/cpuinfo")
     if information.exists():
@@ -19,7 +17,14 @@ def machine():
         model = f"{len(names)} x {names[0]}" if names else model
     return {
         "processor": model,
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
+        "tensorflow": _version("tensorflow"),
+        "keras": _version("keras"),
         "python": sys.version.split()[0],
     }
+
+
+def _version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
