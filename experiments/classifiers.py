@@ -4,7 +4,7 @@
   python -m experiments.classifiers --datasets_dir dataset --network resnet50 --train_on trainB --output_dir runs/clean
   python -m experiments.classifiers --datasets_dir dataset --restorer runs/paper --output_dir runs/restored
 
-The network sees the images that R2C-GAN is trained on, with the same augmentation: resized, cropped at random and
+The network sees the images that R2C-GAN is trained on, with the augmentation of the evidence's rows: resized and
 mirrored. With --restorer it sees them restored; the restored copy is kept below the run folder. After every epoch it is
 validated, and the epoch with the best validation F1 becomes model.keras. A run that was killed goes on with its last
 whole epoch when the same command is given again, and in deterministic mode ends as if nothing had happened.
@@ -43,8 +43,6 @@ WEIGHTS = ("none", "imagenet")
 CLASS_WEIGHTS = ("none", "balanced")
 PRECISIONS = ("float32", "mixed_bfloat16")
 TRAINING_DOMAINS = ("trainA", "trainB", "both")
-# Images are cropped from ones a little larger, as in R2C-GAN's trainings (286 to 256 in the paper).
-MARGIN = 9 / 8
 
 CONFIG, MODEL, RESULT = "classifier.json", "model.keras", "result.json"
 FORMAT = 1
@@ -70,7 +68,7 @@ class ClassifierConfig:
             and for `trainB` the clean twins of `valA/`, or `valB/`.
         restorer: a run of R2C-GAN or its SavedModel that restores training and validation images first; "" for none.
         checkpoint: which of the run's checkpoints, as in `checkpoints.select`.
-        size: side of the crop in pixels; images are resized to 9/8 of it first.
+        size: side of the images in pixels.
         epochs: passes over the images. The learning rate is constant for half of them, then falls linearly to zero.
         batch_size: images a step.
         lr: of Adam.
@@ -124,10 +122,6 @@ class ClassifierConfig:
             raise UserError(f"--bn_momentum={self.bn_momentum}: must be in [0, 1)")
         if self.weights == "imagenet" and self.network == "small_cnn":
             raise UserError("--weights=imagenet: there are none of small_cnn; give --weights=none")
-
-    @property
-    def load_size(self):
-        return round(self.size * MARGIN)
 
 
 # --- Networks ---------------------------------------------------------------------------------------------------------
@@ -403,7 +397,7 @@ def _train(config, training, validation, begin):
         data.check_images(
             [training, validation], lambda found: tqdm(found, "checking images", unit="image", leave=False)
         )
-    stream = UnpairedStream(training, training, config.load_size, config.size, 1, config.batch_size, config.seed)
+    stream = UnpairedStream(training, training, config.size, config.size, 1, config.batch_size, config.seed)
     steps = stream.steps_per_epoch
     model = build_classifier(config.network, config.size, config.weights, config.bn_momentum, config.precision)
     total = config.epochs * steps
@@ -754,7 +748,7 @@ def define_flags():
     )
     flags.DEFINE_string("restorer", default.restorer, "R2C-GAN run that restores all images first; none by default.")
     flags.DEFINE_string("checkpoint", default.checkpoint, "Of the restorer's run: latest, best, an epoch, or auto.")
-    flags.DEFINE_integer("size", default.size, "Side of the crop; images are resized to 9/8 of it first.")
+    flags.DEFINE_integer("size", default.size, "Side of the images, in pixels.")
     flags.DEFINE_integer("epochs", default.epochs, "Passes over the images; the rate falls in the second half.")
     flags.DEFINE_integer("batch_size", default.batch_size, "Images a step.")
     flags.DEFINE_float("lr", default.lr, "Learning rate of Adam.")
