@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 ADDONS_PYTHON ?= python3.11
 ADDONS_VENV := .venv-addons
+JAX_VENV := .venv-jax
 
-.PHONY: quickstart test lint test-addons clean
+.PHONY: quickstart test lint test-addons test-jax clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python -m experiments.quickstart --output_dir quickstart --overwrite
@@ -22,6 +23,11 @@ test-addons: $(VENV)/installed $(ADDONS_VENV)/installed
 	$(BIN)/python tests/addons/write_reference.py $(ADDONS_VENV)/normalisation.npz
 	$(ADDONS_VENV)/bin/python tests/addons/check_against_addons.py $(ADDONS_VENV)/normalisation.npz
 
+# The package on JAX in an environment without TensorFlow, held against TensorFlow in the other one.
+test-jax: $(VENV)/installed $(JAX_VENV)/installed
+	R2C_GAN_JAX_PYTHON=$(CURDIR)/$(JAX_VENV)/bin/python $(BIN)/python -m pytest tests/test_jax.py \
+		tests/test_jax_benchmark.py tests/test_jax_data.py tests/test_jax_distribution.py
+
 $(VENV)/installed: setup.py requirements.txt
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11, 3.12 or 3.13 is needed; name it with make PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
@@ -36,5 +42,10 @@ $(ADDONS_VENV)/installed: requirements-addons.txt
 	$(ADDONS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-addons.txt
 	touch $@
 
+$(JAX_VENV)/installed: $(VENV)/installed requirements-jax.txt
+	$(BIN)/python -m venv --clear $(JAX_VENV)
+	$(JAX_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-jax.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(ADDONS_VENV) quickstart build *.egg-info
+	rm -rf $(VENV) $(ADDONS_VENV) $(JAX_VENV) quickstart build *.egg-info

@@ -2,7 +2,7 @@
 
 Several processes, one a machine or a GPU, train together where `keras.distribution` is told so by its own environment
 variables: KERAS_DISTRIBUTION_JOB_ADDRESSES (host:port of the first process), KERAS_DISTRIBUTION_NUM_PROCESSES and
-KERAS_DISTRIBUTION_PROCESS_ID. The first one leads: it alone writes the run folder.
+KERAS_DISTRIBUTION_PROCESS_ID. The first one leads: it alone writes the run folder, from which all of them resume.
 """
 
 import atexit
@@ -20,6 +20,7 @@ from r2c_gan.errors import Interrupted, UserError
 
 STRATEGIES = ("none", "data_parallel")
 PROCESSES = "KERAS_DISTRIBUTION_NUM_PROCESSES"
+COLLECTIVES = ("Gloo", "NCCL")  # the libraries that exchange gradients, by which their errors are known
 LOST_AFTER = 30  # seconds without a sign of life after which a process counts as lost
 
 
@@ -114,7 +115,10 @@ def failures(config, stream):
     """Turns failures of a step that a person can put right into a `UserError`."""
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        # A collective that fails on processors is a ValueError.
+        if isinstance(error, ValueError) and not any(name in str(error) for name in COLLECTIVES):
+            raise
         if "RESOURCE_EXHAUSTED" in str(error):
             raise UserError(
                 f"--batch_size={config.batch_size}: the device's memory does not hold a step; give a smaller "
@@ -151,18 +155,22 @@ def agree(value):
     return int(multihost_utils.process_allgather(np.int32(value)).max())
 
 
-def share(value, model=None):
-    """Gives every process the leader's value (of JSON's types), and the leader's state of the model."""
+def check_alike(run, step):
+    """Checks that all processes go on from the same step.
+
+    Raises:
+        UserError: if they do not.
+    """
+    if agree(step) != -agree(-step):
+        raise UserError(f"{run}: process {jax.process_index()} does not see the checkpoints that others see")
+
+
+def share(value):
+    """Gives every process the leader's value, of JSON's types."""
     if jax.process_count() == 1:
         return value
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
     length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
     padded = np.zeros(length, np.uint8)
     padded[: len(text)] = text[:length]
-    value = json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
-    if model is not None:
-        variables = [*model.variables, *model.generator_optimizer.variables, *model.discriminator_optimizer.variables]
-        values = multihost_utils.broadcast_one_to_all([np.asarray(variable.value) for variable in variables])
-        for variable, shared in zip(variables, values, strict=True):
-            variable.assign(np.asarray(shared))
-    return value
+    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())

@@ -249,8 +249,8 @@ def _train(config, domains, validation, begin):
     schedules = [LinearDecay(config.lr, config.epochs * steps, config.epoch_decay * steps) for _ in range(2)]
     with backend.scope(config):
         model = _compiled_model(config, schedules, domains)
-        restored = _resume(run, model, steps) if backend.leads() else None
-        epoch, step, unfinished = backend.share(restored, model)
+        epoch, step, unfinished = _resume(run, model, steps)
+    backend.check_alike(run, step)
     if backend.leads():
         begin()
         checkpoints.write_config(run, config.model_config(), dataclasses.asdict(config))
