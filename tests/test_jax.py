@@ -181,7 +181,7 @@ def test_the_pool_holds_what_was_generated(steps):
     model = compiled(pool_size=3)
     model.load_weights(folder / "pooled.weights.h5")
     assert int(model.pool_a.seen) == int(model.pool_b.seen) == STEPS * BATCH
-    images = np.array(model.pool_a.images)
+    images = model.pool_a.images.numpy()
     np.testing.assert_array_equal(images, np.array(found["images"], np.float32))
     assert all(image.std() > 0.01 for image in images)
 
