@@ -1,0 +1,99 @@
+"""Every notebook runs from top to bottom, and what is committed of it is complete, small and of no one's machine."""
+
+import base64
+import json
+import os
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
+LIMIT_SECONDS = 180
+LARGEST = 400_000  # bytes
+
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+def code_cells(path):
+    return [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+
+
+@every_notebook
+def test_it_is_committed_with_its_outputs(path):
+    cells = code_cells(path)
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert not [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
+    pictures = [
+        data
+        for output in outputs
+        for kind, data in output.get("data", {}).items()
+        if kind in ("image/png", "image/jpeg")
+    ]
+    assert pictures
+    for picture in pictures:
+        assert cv2.imdecode(np.frombuffer(base64.b64decode(picture), np.uint8), cv2.IMREAD_COLOR).std() > 1
+    assert sum("assert" in "".join(cell["source"]) for cell in cells) >= 2
+
+
+@every_notebook
+def test_it_is_small_and_holds_no_path_and_no_time(path):
+    assert path.stat().st_size < LARGEST
+    for cell in code_cells(path):
+        for output in cell["outputs"]:
+            text = "".join(output.get("text", "")) + "".join(
+                "".join(data) for kind, data in output.get("data", {}).items() if kind.startswith("text/")
+            )
+            assert not re.search(r"/(tmp|home|work|root|usr|opt)\b|[A-Z]:\\|\d\d:\d\d:\d\d", text), text
+        assert "execution" not in cell["metadata"]  # times of each cell
+
+
+@every_notebook
+def test_it_says_what_it_is(path):
+    first = json.loads(path.read_text(encoding="utf-8"))["cells"][0]
+    text = "".join(first["source"])
+    assert text.startswith("# ") and "arxiv.org/abs/2209.14770" in text and "Research only, not for diagnosis" in text
+
+
+@every_notebook
+def test_it_runs(path, tmp_path, monkeypatch):
+    nbclient = pytest.importorskip("nbclient", reason="needs nbclient: pip install '.[dev]'")
+    nbformat = pytest.importorskip("nbformat", reason="needs nbformat: pip install '.[dev]'")
+    pytest.importorskip("ipykernel", reason="needs ipykernel: pip install '.[dev]'")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # what a notebook makes goes with the test
+    notebook = nbformat.read(path, as_version=4)
+    client = nbclient.NotebookClient(
+        notebook, timeout=LIMIT_SECONDS, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    )
+    client.execute()  # raises if a cell does, an assertion for one
+
+
+def test_a_picture_is_kept_in_the_smaller_format_and_width(tmp_path):
+    pytest.importorskip("IPython")
+    from experiments import notebook
+    from r2c_gan.images import write_image
+
+    def save(image, path):
+        write_image(path, image)
+
+    noise = np.random.default_rng(0).uniform(-1, 1, (60, 200, 1))
+    shown = notebook.show(save, noise, width=100)
+    assert shown.data.startswith(b"\xff\xd8")
+    assert cv2.imdecode(np.frombuffer(shown.data, np.uint8), cv2.IMREAD_COLOR).shape == (30, 100, 3)
+    flat = notebook.show(save, np.zeros((60, 200, 1)))
+    assert flat.data.startswith(b"\x89PNG")
+
+
+def test_the_readers_own_folder_is_taken(tmp_path):
+    from experiments import notebook
+
+    assert notebook.datasets_folder(tmp_path) == tmp_path
