@@ -28,7 +28,8 @@ setup(
         "serve": ["starlette>=1.10,<2", "uvicorn>=0.54,<1", "orjson>=3.13,<4"],
         "onnx": ["tf2onnx>=1.17,<2", "onnx>=1.23,<2", "onnxruntime>=1.32,<2"],
         "view": ["gradio>=6.31,<7"],
-        "dev": ["pytest>=8", "ruff==0.17.*", "scikit-image>=0.25", "playwright>=1.50"],
+        "notebooks": ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff==0.17.*", "scikit-image>=0.25", "playwright>=1.50"],
     },
     entry_points={
         "console_scripts": [f"r2c-gan-{name.replace('_', '-')} = r2c_gan.cli.{name}:console" for name in PROGRAMS]

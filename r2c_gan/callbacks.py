@@ -40,7 +40,8 @@ class Progress(keras.callbacks.Callback):
         self.bar.set_description(f"epoch {epoch + 1}/{self.epochs}", refresh=False)
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.bar.n + 1 - self.bar.last_print_n >= self.bar.miniters:
+        # TQDM_DISABLE makes a bar without counters.
+        if not self.bar.disable and self.bar.n + 1 - self.bar.last_print_n >= self.bar.miniters:
             losses = {SHORT[name]: f"{float(logs[name]):.3g}" for name in SHOWN if name in logs}
             self.bar.set_postfix(losses, refresh=False)
         self.bar.update(self.model.steps_trained - self.bar.n)
