@@ -12,7 +12,7 @@ quickstart: $(VENV)/installed
 	$(BIN)/python -m experiments.quickstart --output_dir quickstart --overwrite
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -34,7 +34,7 @@ $(VENV)/installed: setup.py requirements.txt
 		{ echo "error: $(PYTHON) is not Python 3.11 to 3.13; name one with make PYTHON=/path/to/python" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,dicom,serve,onnx,view]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,notebooks,dicom,serve,onnx,view]'
 	touch $@
 
 $(ADDONS_VENV)/installed: requirements-addons.txt

@@ -632,7 +632,7 @@ def compare(
     restored = {name: _classically(test, typical, found) for name, found in tuned.items()}
     records = {}
     for name, path in (models or {}).items():
-        model = Model(name, (load or _load)(path), passes)
+        model = Model(name, (load or _loader())(path), passes)
         of = {"test images": checksum, "size": size, "passes": passes, "model": model.restorer.checksum}
         scores.update(parts.get(f"model-{name}", of, lambda model=model: model.measure(test)))
         for number, method in enumerate(model.methods, 1):
@@ -676,11 +676,14 @@ def _grids():
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _load(path):
-    program.start_tensorflow()
-    from r2c_gan.restoration import Restorer
+def _loader(checkpoint="auto"):
+    def load(path):
+        program.start_tensorflow()
+        from r2c_gan.restoration import Restorer
 
-    return Restorer.load(path)
+        return Restorer.load(path, checkpoint)
+
+    return load
 
 
 def _classically(cases, chosen, found):
@@ -731,7 +734,7 @@ def _table(rows):
 def main():
     names = ("datasets_dir", "output_dir", "passes", "split", "criterion", "tuning_images", "size", "workers")
     values = {name: flags.FLAGS[name].value for name in names}
-    result = compare(models=model_paths(flags.FLAGS.models), **values)
+    result = compare(models=model_paths(flags.FLAGS.models), load=_loader(flags.FLAGS.checkpoint), **values)
     program.write_flags(flags.FLAGS.output_dir)
     print(_table(result["rows"]))
     for name, record in result["models"].items():
@@ -745,6 +748,7 @@ def console():
     flags.DEFINE_string("datasets_dir", None, "A folder with testA, valA and their clean twins.", required=True)
     flags.DEFINE_string("output_dir", None, "Folder for results and figures.", required=True)
     flags.DEFINE_list("models", [], "Run folders or exported models, PATH or NAME=PATH; a name is the folder's.")
+    flags.DEFINE_string("checkpoint", "auto", "Of the models' runs: latest, best, an epoch, or auto.")
     flags.DEFINE_integer("passes", 3, "How often a model is applied; measured after each.", lower_bound=1)
     flags.DEFINE_string("split", "testA", "Domain of poor images to measure on; its twins are in SPLIT_reference.")
     flags.DEFINE_enum("criterion", "psnr", ("psnr", "ssim"), "What classical methods are tuned for, on valA.")

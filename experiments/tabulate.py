@@ -2,9 +2,10 @@
 
   python -m experiments.tabulate
 
-Reads what `experiments.evidence` recorded, writes the figures into `--figures_dir` and each table between its two
-comments in `--page`. Values are means over the seeds of a row; brackets are 95% bootstrap intervals over test images,
-the same resampled images for all seeds; ± is the standard deviation over seeds.
+Reads what `experiments.evidence`, `experiments.compare_restoration` and `experiments.benchmark` recorded, writes the
+figures into `--figures_dir` and each table between its two comments in `--page`. Values are means over the seeds of a
+row; brackets are 95% bootstrap intervals over test images, the same resampled images for all seeds; ± is the standard
+deviation over seeds.
 """
 
 import csv
@@ -15,7 +16,9 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
+from sklearn.metrics import roc_curve
 
+from experiments import compare_restoration
 from experiments.evidence import SEVERITIES, rows, size_and_data
 from r2c_gan import files, metrics
 from r2c_gan.cli import program
@@ -23,6 +26,7 @@ from r2c_gan.errors import UserError
 
 FLAGS = flags.FLAGS
 HERE = Path(__file__).parent
+RESTORATION = {"psnr": ("PSNR (dB)", 2), "ssim": ("SSIM", 3), "haarpsi": ("HaarPSI", 3), "ms_ssim": ("MS-SSIM", 3)}
 TITLES = {
     "operational-1": "operational, q=1",
     "operational-3": "operational, q=3",
@@ -66,8 +70,14 @@ class Row:
         return _estimate(statistic, self.labels, *self.probabilities)
 
     def score(self, name, minus=None):
-        """Mean over images and seeds of a score, or of its paired difference to another."""
-        values = self.scores[name] - (self.scores[minus] if minus else 0)
+        """Mean over images and seeds of a score, or of its paired difference to another.
+
+        An image that was degraded so little that 8 bits show nothing of it (infinite PSNR) is left out of the PSNR.
+        """
+        kept = np.isfinite(self.scores[f"{name.split('_')[0]}_input"]).all(axis=0)
+        values = self.scores[name][:, kept]
+        if minus:
+            values = values - self.scores[minus][:, kept]
         return _estimate(lambda *seeds: float(np.mean(seeds)), *values)
 
 
@@ -150,6 +160,118 @@ def table(loaded):
     return "\n".join(lines)
 
 
+def summary_table(cells, restorations):
+    """The method of the paper on each test set, beside the best of the classical methods.
+
+    Args:
+        cells: dictionary (size, severity) -> `Row` of operational q=3 that was trained with that severity.
+        restorations: dictionary of the same keys -> `result.json` of `experiments.compare_restoration`.
+    """
+    lines = [
+        "| public radiographs, operational q=3 | seeds | n | PSNR (dB) poor → best classical → restored | SSIM "
+        "| F1 | AUROC |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (size, data), row in cells.items():
+        texts = []
+        for measure, digits in (("psnr", 1), ("ssim", 2)):
+            steps = [row.score(f"{measure}_input").value]
+            if (size, data) in restorations:
+                result = restorations[size, data]
+                steps.append(mean_of(result, result["best_classical"][measure], measure)["mean"])
+            restored = dataclasses.replace(row.score(f"{measure}_restored"), deviation=None)
+            texts.append(" → ".join([*(f"{value:.{digits}f}" for value in steps), restored.text(digits)]))
+        cells = [f"{size} px, {data} degradations", str(len(row.probabilities)), str(len(row.labels)), *texts]
+        lines.append("| " + " | ".join([*cells, row.f1().text(2), row.auroc().text(2)]) + " |")
+    return "\n".join(lines)
+
+
+def mean_of(result, method, measure, against=None, grouping="all", group="all"):
+    """The row of `experiments.compare_restoration`'s result with the mean of a measure: n, mean, low, high."""
+    key = {"method": method, "measure": measure, "against": against, "grouping": grouping, "group": group}
+    (found,) = [row for row in result["rows"] if key.items() <= row.items()]
+    return found
+
+
+def restoration_table(result):
+    """Every method of restoring beside the poor image, over one test set, in Markdown."""
+    measures = [measure for measure in RESTORATION if any(row["measure"] == measure for row in result["rows"])]
+    lines = [
+        "| | " + " | ".join(RESTORATION[measure][0] for measure in measures) + " | PSNR higher than poor |",
+        "|" + "---|" * (len(measures) + 2),
+    ]
+    for method in dict.fromkeys(row["method"] for row in result["rows"]):
+        cells = [compare_restoration.title(method)]
+        for measure in measures:
+            row = mean_of(result, method, measure)
+            cells.append(Estimate(row["mean"], row["low"], row["high"], None).text(RESTORATION[measure][1]))
+        better = "" if method == "input" else f"{mean_of(result, method, 'psnr', 'input')['improved']:.0%}"
+        lines.append("| " + " | ".join([*cells, better]) + " |")
+    return "\n".join(lines)
+
+
+def speed_table(result):
+    """`experiments.benchmark`'s result: time over the literal reading in float32 and bfloat16, and peak memory."""
+    steps = {(step["network"], step["size"], step["batch"]): step for step in result["steps"]}
+    columns = sorted({key[1:] for key in steps})
+    lines = [
+        "| float32, bfloat16; memory | " + " | ".join(f"{size} px, batch {batch}" for size, batch in columns) + " |",
+        "|" + "---|" * (len(columns) + 1),
+    ]
+    for network in dict.fromkeys(key[0] for key in steps):
+        cells = [TITLES.get(network, network)]
+        for column in columns:
+            step = steps.get((network, *column))
+            cells.append(
+                f"{step['float32']['ratio']:.2f}, {step['mixed_bfloat16']['ratio']:.2f}; "
+                f"{step['float32']['memory_ratio']:.2f}"
+                if step
+                else ""
+            )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def worst_table(row, count=8):
+    """The test images that lose most by restoring, and the most confident wrong verdicts, in Markdown."""
+    poor, restored = row.scores["psnr_input"][0], row.scores["psnr_restored"].mean(axis=0)
+    gains = np.where(np.isfinite(poor), restored - poor, np.inf)
+    probabilities = row.probabilities.mean(axis=0)
+    wrong = np.abs(row.labels - probabilities)
+    lines = ["| restored worst | PSNR (dB) | classified worst | p(COVID-19) |", "|---|---|---|---|"]
+    losers = np.argsort(gains, kind="stable")[:count]
+    for loser, misread in zip(losers, np.argsort(-wrong, kind="stable")[:count], strict=True):
+        lines.append(
+            f"| {row.files[loser]} | {poor[loser]:.1f} → {restored[loser]:.1f} | "
+            f"{row.files[misread]} | {probabilities[misread]:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def confusion_matrix(row):
+    """Of all seeds together: int [2, 2], rows the truth (control, COVID-19), columns the verdict."""
+    return sum(
+        np.array(metrics.classification_metrics(row.labels, seed)["confusion_matrix"]) for seed in row.probabilities
+    )
+
+
+def save_rocs(loaded, path):
+    """Draws the receiver operating characteristics of some rows, one line a seed, with AUROC and its interval."""
+    figure = Figure(figsize=(5.5, 5.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], ":", color="0.6", linewidth=1)
+    for place, row in enumerate(loaded):
+        for number, seed in enumerate(row.probabilities):
+            wrong, right, _ = roc_curve(row.labels, seed)
+            label = f"{title(row.name)}: {row.auroc().text(3)}" if number == 0 else None
+            axes.plot(wrong, right, color=f"C{place}", linewidth=1.6, label=label)
+    axes.set(xlabel="1 − specificity", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1.005), aspect="equal")
+    axes.legend(frameon=False, loc="lower right", title="AUROC, 95% interval", fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    with files.atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
 def _poor(row, measure, digits):
     # The same for every seed.
     return dataclasses.replace(row.score(f"{measure}_input"), deviation=None).text(digits)
@@ -189,24 +311,34 @@ def save_gains(tests, path):
 
 
 def fill(page, tables):
-    """Writes each table between `<!-- table: NAME -->` and `<!-- end -->` of a Markdown page.
+    """The text of a Markdown page with each table between its `<!-- table: NAME -->` and `<!-- end -->`.
 
     Raises:
-        UserError: if the page has no place for one.
+        UserError: if the page has no place for a table, or names one that there is not.
     """
     text = Path(page).read_text(encoding="utf-8")
-    for name, content in tables.items():
+    names = re.findall(r"<!-- table: (.*?) -->", text)
+    if not names:
+        raise UserError(f"{page}: has no lines '<!-- table: NAME -->' and '<!-- end -->'; NAME: {', '.join(tables)}")
+    for name in names:
         place = re.compile(rf"(<!-- table: {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+        if name not in tables:
+            raise UserError(f"{page}: there is no table {name!r}, only {', '.join(tables)}")
         if not place.search(text):
-            raise UserError(f"{page}: has no lines '<!-- table: {name} -->' and '<!-- end -->'")
-        text = place.sub(lambda found, content=content: f"{found[1]}{content}\n{found[2]}", text)
+            raise UserError(f"{page}: the table {name!r} has no line '<!-- end -->'")
+        text = place.sub(lambda found, name=name: f"{found[1]}{tables[name]}\n{found[2]}", text)
     return text
 
 
 def tables(results):
-    """Dictionary from the name of a table to its Markdown, and the test sets with scores for the figure."""
-    made, drawn = {}, {}
+    """Dictionary from the name of a table to its Markdown, and the test sets with scores for the figure.
+
+    Args:
+        results: the folder of `experiments.evidence`; `restoration/` and `benchmark/` are looked for beside it.
+    """
+    made, drawn, main_rows = {}, {}, {}
     known = rows()
+    compared = restorations(results.parent / "restoration")
     for size in sorted({size_and_data(row)[0] for row in known}, reverse=True):
         for data in (*SEVERITIES, "quality"):
             trained = [row for row in known if size_and_data(row) == (size, data)]
@@ -215,7 +347,24 @@ def tables(results):
                 made[f"{size} {data}"] = table(loaded)
                 if loaded[0].scores:
                     drawn[f"{size} px, {data}"] = loaded
+                for row in loaded:
+                    if row.scores and row.name == f"operational-3-{size}-{data}":
+                        main_rows[size, data] = row
+    if main_rows:
+        made["summary"] = summary_table(main_rows, compared)
+    made |= {f"restoration {size} {data}": restoration_table(result) for (size, data), result in compared.items()}
+    speed = results.parent / "benchmark" / "result.json"
+    if speed.is_file():
+        made["speed"] = speed_table(files.read_json(speed))
     return made, drawn
+
+
+def restorations(folder):
+    """Dictionary (size, severity) -> result of `experiments.compare_restoration` in `<folder>/<size>-<severity>`."""
+    paths = sorted(Path(folder).glob("*-*/result.json"))
+    return {
+        (int(path.parent.name.split("-")[0]), path.parent.name.split("-")[1]): files.read_json(path) for path in paths
+    }
 
 
 def main():

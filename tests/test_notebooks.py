@@ -65,9 +65,9 @@ def test_it_says_what_it_is(path):
 
 @every_notebook
 def test_it_runs(path, tmp_path, monkeypatch):
-    nbclient = pytest.importorskip("nbclient", reason="needs nbclient: pip install '.[dev]'")
-    nbformat = pytest.importorskip("nbformat", reason="needs nbformat: pip install '.[dev]'")
-    pytest.importorskip("ipykernel", reason="needs ipykernel: pip install '.[dev]'")
+    nbclient = pytest.importorskip("nbclient", reason="needs nbclient: pip install '.[notebooks]'")
+    nbformat = pytest.importorskip("nbformat", reason="needs nbformat: pip install '.[notebooks]'")
+    pytest.importorskip("ipykernel", reason="needs ipykernel: pip install '.[notebooks]'")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # what a notebook makes goes with the test
     notebook = nbformat.read(path, as_version=4)

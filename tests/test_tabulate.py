@@ -1,9 +1,11 @@
 """Tables from recorded results against NumPy, and the study's own files against the programs they are for."""
 
+import csv
 import json
 import re
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -98,14 +100,18 @@ def test_nothing_recorded_is_nothing(tmp_path):
 
 def test_a_page_is_filled_between_its_comments(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text(
-        "before\n<!-- table: 64 mild -->\nold\n<!-- end -->\nafter\n<!-- table: x -->\nkept\n<!-- end -->\n"
-    )
-    filled = tabulate.fill(page, {"64 mild": "| new |"})
-    expected = "before\n<!-- table: 64 mild -->\n| new |\n<!-- end -->\nafter\n<!-- table: x -->\nkept\n<!-- end -->\n"
-    assert filled == expected
-    with pytest.raises(UserError, match="has no lines '<!-- table: 128 mild -->'"):
-        tabulate.fill(page, {"128 mild": ""})
+    page.write_text("before\n<!-- table: 64 mild -->\nold\n<!-- end -->\nafter\n<!-- table: x -->\n<!-- end -->\n")
+    made = {"64 mild": "| new |", "x": "| x |", "of no place": ""}
+    expected = "before\n<!-- table: 64 mild -->\n| new |\n<!-- end -->\nafter\n<!-- table: x -->\n| x |\n<!-- end -->\n"
+    assert tabulate.fill(page, made) == expected
+    with pytest.raises(UserError, match="there is no table 'x', only 64 mild"):
+        tabulate.fill(page, {"64 mild": ""})
+    page.write_text("<!-- table: x -->\n")
+    with pytest.raises(UserError, match="the table 'x' has no line '<!-- end -->'"):
+        tabulate.fill(page, made)
+    page.write_text("nothing")
+    with pytest.raises(UserError, match="has no lines '<!-- table: NAME -->'"):
+        tabulate.fill(page, made)
 
 
 def test_the_figure_is_drawn(tmp_path):
@@ -170,3 +176,90 @@ def test_recorded_results_are_whole():
         assert result["seed"] in known[result["row"]], path
         assert path.parent.name == f"{result['row']}-{result['seed']}"
         assert result["training"]["steps"] > 0
+
+
+# --- Tables and figures made of several results -----------------------------------------------------------------------
+
+
+def comparison(**means):
+    """A result of `experiments.compare_restoration` with these mean PSNRs."""
+    rows = []
+    for method, mean in means.items():
+        for measure, value in (("psnr", mean), ("ssim", mean / 100)):
+            row = {"method": method, "measure": measure, "grouping": "all", "group": "all", "n": 60}
+            rows.append({**row, "against": None, "mean": value, "low": value - 0.01, "high": value + 0.01})
+            if method != "input":
+                rows.append({**row, "against": "input", "mean": value - means["input"], "improved": 0.75})
+    best = max((name for name in means if name not in ("input", "model")), key=means.get)
+    return {"best_classical": {"psnr": best, "ssim": best}, "rows": rows}
+
+
+def test_an_undegraded_image_is_left_out_of_the_psnr_alone(tmp_path):
+    record(tmp_path, ROW, 0)
+    path = tmp_path / f"{ROW}-0" / "predictions-mild.csv"
+    with path.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    lines[3].update(psnr_input="inf", ssim_input="1.0")
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, lines[0])
+        writer.writeheader()
+        writer.writerows(lines)
+    row = tabulate.load(tmp_path, ROW, [0], "mild")
+    kept = [line for index, line in enumerate(lines) if index != 3]
+    gain = np.mean([float(line["psnr_restored"]) - float(line["psnr_input"]) for line in kept])
+    assert row.score("psnr_restored", minus="psnr_input").value == pytest.approx(gain)
+    assert row.score("psnr_input").value == pytest.approx(np.mean([float(line["psnr_input"]) for line in kept]))
+    assert row.score("ssim_input").value == pytest.approx(np.mean([float(line["ssim_input"]) for line in lines]))
+    assert "inf" not in tabulate.table([row]) and "inf" not in tabulate.worst_table(row)
+
+
+def test_the_best_classical_method_stands_between_poor_and_restored(tmp_path):
+    record(tmp_path, ROW, 0)
+    row = tabulate.load(tmp_path, ROW, [0], "mild")
+    text = tabulate.summary_table(
+        {(64, "mild"): row}, {(64, "mild"): comparison(input=20.0, clahe=18.0, combination=31.5)}
+    )
+    poor, restored = (row.score(f"psnr_{stage}").value for stage in ("input", "restored"))
+    assert f"| {poor:.1f} → 31.5 → {restored:.1f} [" in text
+    assert "31.5" not in tabulate.summary_table({(64, "mild"): row}, {})
+
+
+def test_every_method_of_restoring_has_its_line():
+    lines = tabulate.restoration_table(comparison(input=20.0, clahe=18.0, model=22.5)).splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["poor", "CLAHE", "model"]
+    assert "| 22.50 [22.49, 22.51] | 0.225 [0.215, 0.235] | 75% |" in lines[-1]
+    assert "MS-SSIM" not in lines[0]  # not measured
+
+
+def test_the_speed_table_is_the_benchmark():
+    def step(network, size, batch, ratio):
+        measured = {"ratio": ratio, "memory_ratio": 0.5}
+        return {"network": network, "size": size, "batch": batch, "float32": measured, "mixed_bfloat16": measured}
+
+    text = tabulate.speed_table({"steps": [step("operational-3", 64, 4, 0.9), step("convolutional", 256, 1, 0.7)]})
+    assert text.splitlines()[2:] == [
+        "| operational, q=3 | 0.90, 0.90; 0.50 |  |",
+        "| convolutional |  | 0.70, 0.70; 0.50 |",
+    ]
+
+
+def test_the_worst_are_the_worst(tmp_path):
+    record(tmp_path, ROW, 0)
+    row = tabulate.load(tmp_path, ROW, [0], "mild")
+    gains = row.scores["psnr_restored"][0] - row.scores["psnr_input"][0]
+    lines = tabulate.worst_table(row, 3).splitlines()[2:]
+    assert [line.split("|")[1].strip() for line in lines] == [row.files[case] for case in np.argsort(gains)[:3]]
+    wrong = np.abs(row.labels - row.probabilities[0])
+    assert {line.split("|")[3].strip() for line in lines} == {row.files[case] for case in np.argsort(-wrong)[:3]}
+
+
+def test_verdicts_of_all_seeds_are_counted_and_drawn(tmp_path):
+    for seed in (0, 1):
+        record(tmp_path, ROW, seed)
+    row = tabulate.load(tmp_path, ROW, [0, 1], "mild")
+    matrix = tabulate.confusion_matrix(row)
+    assert matrix.sum() == 2 * len(row.files)
+    verdicts = row.probabilities > 0.5
+    assert matrix[1, 1] == (verdicts & (row.labels == 1)).sum() and matrix[0, 1] == (verdicts & (row.labels == 0)).sum()
+    tabulate.save_rocs([row], tmp_path / "roc.png")
+    assert cv2.imread(str(tmp_path / "roc.png")).std() > 1
