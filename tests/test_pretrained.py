@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from r2c_gan import files, pretrained
+from r2c_gan import checkpoints, files, pretrained
 from r2c_gan.errors import UserError
 from r2c_gan.model import R2CGAN
 from r2c_gan.restoration import Restorer
@@ -82,10 +82,31 @@ def test_what_cannot_be_shipped_is_refused(model, tmp_path, monkeypatch):
         pretrained.save(other, tmp_path, {}, DATA)
 
 
-@pytest.mark.skipif(not (pretrained.FOLDER / pretrained.RECORD).is_file(), reason="no weights are packed yet")
-def test_the_shipped_weights_restore():
+def test_the_shipped_weights_restore_chests_that_they_never_saw(tmp_path):
+    """Trained on radiographs, they improve phantoms too."""
+    from data_prep.phantoms import PhantomSet, write_dataset
+    from r2c_gan.data import read_domain
+    from r2c_gan.evaluation import Evaluation
+
     restorer = Restorer.load("pretrained")
     assert (pretrained.FOLDER / pretrained.WEIGHTS).stat().st_size <= pretrained.LARGEST
-    image = np.random.default_rng(0).uniform(-1, 1, (40, 50, restorer.channels)).astype("float32")
-    result = restorer.restore(image)
-    assert result.image.shape == image.shape and np.isfinite(result.image).all()
+    write_dataset(tmp_path, PhantomSet(size=64, train=4, test=24, severity="moderate", masks=False))
+    found = Evaluation(restorer, read_domain(tmp_path / "testA"), tmp_path / "testA_reference", 1).restoration()
+    assert found["psnr_restored"]["mean"] > found["psnr_input"]["mean"]
+    assert found["ssim_restored"]["mean"] > found["ssim_input"]["mean"] + 0.03
+
+
+def test_a_run_is_packed_with_its_card_and_none_of_its_folders(run_dir, tmp_path, monkeypatch):
+    from experiments import pack_weights
+
+    pack_weights.pack(run_dir, tmp_path, DATA)
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
+    model, source = pretrained.load()
+    expected, found = checkpoints.load_model(run_dir, "latest")
+    for ours, theirs in zip(model.restorer.get_weights(), expected.restorer.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs.astype(np.float16).astype(np.float32))
+    assert (source["run"], source["epoch"], source["checkpoint_sha256"]) == (run_dir.name, 3, found.sha256)
+    text = (tmp_path / "model_card.md").read_text() + (tmp_path / "pretrained.json").read_text()
+    assert DATA in text and "`--lr`" in text and str(run_dir.parent) not in text
+    with pytest.raises(UserError, match="--data: must say what the weights were trained on"):
+        pack_weights.pack(run_dir, tmp_path, " ")
