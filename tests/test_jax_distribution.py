@@ -1,6 +1,7 @@
 """Data parallelism on JAX: two devices of one process, and two processes on loopback, against one device."""
 
 import json
+import re
 import shutil
 import socket
 import time
@@ -143,4 +144,25 @@ def test_a_lost_process_ends_the_run_which_then_resumes(pair, datasets_dir, tmp_
         _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors
     assert checkpoints.list_checkpoints(run)[-1].epoch == EPOCHS
+    assert [int(row["epoch"]) for row in history(run)] == list(range(1, EPOCHS + 1))
+
+
+def test_a_signal_to_one_process_ends_both_at_the_same_step(pair, datasets_dir, tmp_path):
+    run = Path(shutil.copytree(pair / "processes", tmp_path / "run"))
+    given = settings(datasets_dir, run, distribute="data_parallel", epochs=EPOCHS)
+    processes = two_processes(tmp_path, given)
+    while len(history(run)) < 3:
+        time.sleep(0.05)
+        assert all(process.poll() is None for process in processes)
+    processes[1].terminate()
+    said = []
+    for process in processes:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 143, errors
+        said.append(re.search(r"step (\d+) is saved in .*; run the same command again to go on", errors)[1])
+    assert said[0] == said[1]
+    assert int(said[0]) < 3 * EPOCHS
+    for process in two_processes(tmp_path, given):
+        _, errors = process.communicate(timeout=600)
+        assert process.returncode == 0, errors
     assert [int(row["epoch"]) for row in history(run)] == list(range(1, EPOCHS + 1))
