@@ -33,6 +33,16 @@ TITLES = {
     "operational-5": "operational, q=5",
     "paper-3": "operational, q=3, the paper's recipe",
 }
+# Of `experiments.compare_options`.
+OPTIONS = {
+    "baseline": "the recipe",
+    "mixed_bfloat16": "`--precision=mixed_bfloat16`",
+    "ema": "`--ema_decay=0.99`",
+    "clip_norm": "`--clip_norm=1`",
+    "early_stopping": "`--early_stopping=3` (never came to stop in 8 epochs; the best epoch)",
+    "unbalanced": "80% of the COVID-19 training phantoms left out",
+    "unbalanced-class_weights": "the same, `--class_weights=balanced`",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,6 +242,48 @@ def speed_table(result):
     return "\n".join(lines)
 
 
+def runs_table(quickstart, radiographs):
+    """The quickstart on phantoms, and a first run on radiographs, each as its program recorded it."""
+
+    def estimate(measures, digits):
+        return Estimate(measures["value"], measures["low"], measures["high"], None).text(digits)
+
+    judged, restored = radiographs["classification"], radiographs["restoration"]
+    phantoms = [
+        f"quickstart: synthetic phantoms, 64 px, {quickstart['seconds'] / 60:.0f} minutes",
+        str(quickstart["n"]),
+    ]
+    films = ["1,565 public radiographs, 128 px, 33 minutes", str(judged["n"])]
+    for measure, digits in (("psnr", 1), ("ssim", 2)):
+        stages = (f"{measure}_input", f"{measure}_restored")
+        phantoms.append(" → ".join(f"{quickstart[stage]:.{digits}f}" for stage in stages))
+        films.append(" → ".join(f"{restored[stage]['mean']:.{digits}f}" for stage in stages))
+    for measure in ("f1", "auroc"):
+        phantoms.append(f"{quickstart[measure]:.2f}")
+        films.append(estimate(judged["intervals"][measure], 2))
+    head = [
+        "moderate degradations, one run each",
+        "n",
+        "PSNR poor → restored (dB)",
+        "SSIM poor → restored",
+        "F1",
+        "AUROC",
+    ]
+    lines = [" | ".join(cells) for cells in (head, ["---"] * len(head), phantoms, films)]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def options_table(result):
+    """`experiments.compare_options`' result: mean ± standard deviation over the seeds."""
+    lines = ["| | F1 | PSNR (dB) | SSIM |", "|---|---|---|---|"]
+    for name, found in result.items():
+        cells = [OPTIONS.get(name, name)]
+        for measure, digits in (("f1", 2), ("psnr", 1), ("ssim", 2)):
+            cells.append(f"{found['mean'][measure]:.{digits}f} ± {found['sd'][measure]:.{digits}f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def worst_table(row, count=8):
     """The test images that lose most by restoring, and the most confident wrong verdicts, in Markdown."""
     poor, restored = row.scores["psnr_input"][0], row.scores["psnr_restored"].mean(axis=0)
@@ -334,7 +386,7 @@ def tables(results):
     """Dictionary from the name of a table to its Markdown, and the test sets with scores for the figure.
 
     Args:
-        results: the folder of `experiments.evidence`; `restoration/` and `benchmark/` are looked for beside it.
+        results: the folder of `experiments.evidence`; the other results are looked for beside it.
     """
     made, drawn, main_rows = {}, {}, {}
     known = rows()
@@ -353,9 +405,14 @@ def tables(results):
     if main_rows:
         made["summary"] = summary_table(main_rows, compared)
     made |= {f"restoration {size} {data}": restoration_table(result) for (size, data), result in compared.items()}
-    speed = results.parent / "benchmark" / "result.json"
-    if speed.is_file():
-        made["speed"] = speed_table(files.read_json(speed))
+    for name, build, sources in (
+        ("runs", runs_table, ("quickstart", "radiographs_128")),
+        ("options", options_table, ("options",)),
+        ("speed", speed_table, ("benchmark",)),
+    ):
+        paths = [results.parent / source / "result.json" for source in sources]
+        if all(path.is_file() for path in paths):
+            made[name] = build(*map(files.read_json, paths))
     return made, drawn
 
 

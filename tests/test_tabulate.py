@@ -263,3 +263,28 @@ def test_verdicts_of_all_seeds_are_counted_and_drawn(tmp_path):
     assert matrix[1, 1] == (verdicts & (row.labels == 1)).sum() and matrix[0, 1] == (verdicts & (row.labels == 0)).sum()
     tabulate.save_rocs([row], tmp_path / "roc.png")
     assert cv2.imread(str(tmp_path / "roc.png")).std() > 1
+
+
+def test_options_and_single_runs_are_what_their_programs_recorded():
+    measures = {"f1": 0.845, "psnr": 23.04, "ssim": 0.7249}
+    text = tabulate.options_table({"ema": {"mean": measures, "sd": dict.fromkeys(measures, 0.04)}, "other": {
+        "mean": measures, "sd": dict.fromkeys(measures, 0.04)}})  # fmt: skip
+    assert "| `--ema_decay=0.99` | 0.84 ± 0.04 | 23.0 ± 0.0 | 0.72 ± 0.04 |" in text and "| other |" in text
+    quick = {
+        "seconds": 233,
+        "n": 60,
+        "psnr_input": 21,
+        "psnr_restored": 23.46,
+        "ssim_input": 0.69,
+        "ssim_restored": 0.77,
+    }
+    interval = {"value": 0.78, "low": 0.66, "high": 0.88}
+    films = {
+        "classification": {"n": 78, "intervals": {"f1": interval, "auroc": interval}},
+        "restoration": {
+            name: {"mean": value} for name, value in zip(list(quick)[2:], (21.74, 22.29, 0.657, 0.74), strict=True)
+        },
+    }
+    lines = tabulate.runs_table({**quick, "f1": 0.968, "auroc": 0.997}, films).splitlines()
+    assert lines[2].endswith("64 px, 4 minutes | 60 | 21.0 → 23.5 | 0.69 → 0.77 | 0.97 | 1.00 |")
+    assert lines[3].endswith("| 78 | 21.7 → 22.3 | 0.66 → 0.74 | 0.78 [0.66, 0.88] | 0.78 [0.66, 0.88] |")
