@@ -12,7 +12,7 @@ quickstart: $(VENV)/installed
 	$(BIN)/python -m experiments.quickstart --output_dir quickstart --overwrite
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
