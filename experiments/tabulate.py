@@ -220,6 +220,25 @@ def restoration_table(result):
     return "\n".join(lines)
 
 
+def preservation_table(result):
+    """What becomes of the opacities of phantoms (`experiments.disease_preservation`), in Markdown."""
+    columns = {
+        "opacity contrast kept": ("opacities", "kept"),
+        "beyond anatomy": ("opacities", "kept_beyond_anatomy"),
+        "opacities invented in controls": ("controls", "false_opacity_anywhere"),
+    }
+    phantoms = result["phantoms"]
+    lines = [f"| {phantoms['n']} phantoms, {phantoms['n_covid']} with opacities | " + " | ".join(columns) + " |"]
+    lines.append("|" + "---|" * (1 + len(columns)))
+    for stage, measures in phantoms["stages"].items():
+        cells = [stage]
+        for group, name in columns.values():
+            found = measures[group][name]
+            cells.append(Estimate(found.get("value", found.get("share")), found["low"], found["high"], None).text(2))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def speed_table(result):
     """`experiments.benchmark`'s result: time over the literal reading in float32 and bfloat16, and peak memory."""
     steps = {(step["network"], step["size"], step["batch"]): step for step in result["steps"]}
@@ -406,6 +425,7 @@ def tables(results):
         made["summary"] = summary_table(main_rows, compared)
     made |= {f"restoration {size} {data}": restoration_table(result) for (size, data), result in compared.items()}
     for name, build, sources in (
+        ("preservation", preservation_table, ("preservation/64-moderate",)),
         ("runs", runs_table, ("quickstart", "radiographs_128")),
         ("options", options_table, ("options",)),
         ("speed", speed_table, ("benchmark",)),

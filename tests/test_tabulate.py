@@ -288,3 +288,15 @@ def test_options_and_single_runs_are_what_their_programs_recorded():
     lines = tabulate.runs_table({**quick, "f1": 0.968, "auroc": 0.997}, films).splitlines()
     assert lines[2].endswith("64 px, 4 minutes | 60 | 21.0 → 23.5 | 0.69 → 0.77 | 0.97 | 1.00 |")
     assert lines[3].endswith("| 78 | 21.7 → 22.3 | 0.66 → 0.74 | 0.78 [0.66, 0.88] | 0.78 [0.66, 0.88] |")
+
+
+def test_what_becomes_of_opacities_is_tabulated():
+    def ratio(value):
+        return {"value": value, "low": value - 0.1, "high": value + 0.1}
+
+    opacities = {"kept": ratio(0.9), "kept_beyond_anatomy": ratio(0.8)}
+    controls = {"false_opacity_anywhere": {"count": 2, "n": 50, "share": 0.04, "low": 0.01, "high": 0.13}}
+    stages = {"poor": {"opacities": opacities, "controls": controls}}
+    lines = tabulate.preservation_table({"phantoms": {"n": 100, "n_covid": 50, "stages": stages}}).splitlines()
+    assert lines[0].startswith("| 100 phantoms, 50 with opacities |")
+    assert lines[2] == "| poor | 0.90 [0.80, 1.00] | 0.80 [0.70, 0.90] | 0.04 [0.01, 0.13] |"
