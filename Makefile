@@ -25,8 +25,8 @@ test-addons: $(VENV)/installed $(ADDONS_VENV)/installed
 
 # The package on JAX in an environment without TensorFlow, held against TensorFlow in the other one.
 test-jax: $(VENV)/installed $(JAX_VENV)/installed
-	R2C_GAN_JAX_PYTHON=$(CURDIR)/$(JAX_VENV)/bin/python $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile tests/test_jax.py \
-		tests/test_jax_benchmark.py tests/test_jax_data.py tests/test_jax_distribution.py
+	R2C_GAN_JAX_PYTHON=$(CURDIR)/$(JAX_VENV)/bin/python $(BIN)/python -m pytest --numprocesses=auto \
+		--dist=loadfile tests/test_jax.py tests/test_jax_benchmark.py tests/test_jax_data.py tests/test_jax_distribution.py
 
 $(VENV)/installed: setup.py requirements.txt
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11, 3.12 or 3.13 is needed; name it with make PYTHON=/path/to/python" >&2; exit 1; }

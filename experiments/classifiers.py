@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from r2c_gan import data, files, images, metrics
 from r2c_gan.cli import program
-from r2c_gan.data import CLASSES, Domain, UnpairedStream, read_batches, read_domain
+from r2c_gan.data import CLASSES, Domain, UnpairedStream, clean_twins, read_batches, read_domain
 from r2c_gan.errors import UserError
 from r2c_gan.run_lock import run_lock
 
@@ -215,27 +215,6 @@ def _small_cnn(features):
 
 
 # --- Data -------------------------------------------------------------------------------------------------------------
-
-
-def clean_twins(domain, folder):
-    """The images of a folder that have the names of a domain's (the suffix may differ), in its order, with its labels.
-
-    Args:
-        domain: a `Domain`.
-        folder: such as `testA_reference/`.
-
-    Returns:
-        A `Domain`.
-
-    Raises:
-        UserError: if an image has no twin.
-    """
-    folder = Path(folder)
-    found = {file.relative_to(folder).with_suffix(""): file for file in images.list_images(folder, recursive=True)}
-    twins = [found.get(file.relative_to(domain.folder).with_suffix("")) for file in domain.files]
-    if None in twins:
-        raise UserError(f"{domain.files[twins.index(None)]}: has no clean twin of the same name in {folder}")
-    return Domain(folder, tuple(twins), domain.labels)
 
 
 def domains_of(config):

@@ -19,10 +19,10 @@ from absl import flags
 from tqdm import tqdm
 
 from data_prep.manifest import UNKNOWN, read_manifest
-from experiments.classifiers import Classifier, clean_twins
+from experiments.classifiers import Classifier
 from r2c_gan import files, images, metrics
 from r2c_gan.cli import program
-from r2c_gan.data import CLASSES, read_batches, read_domain
+from r2c_gan.data import CLASSES, clean_twins, read_batches, read_domain
 from r2c_gan.errors import UserError
 
 FLAGS = flags.FLAGS

@@ -26,11 +26,10 @@ from tqdm import tqdm
 
 from data_prep.manifest import read_manifest
 from data_prep.phantoms import make_phantom
-from experiments.classifiers import clean_twins
 from experiments.compare_classifiers import STAGE_COLORS, load, patients, predict, restored_stage, stages
 from r2c_gan import figures, files, images, metrics
 from r2c_gan.cli import program
-from r2c_gan.data import CLASSES, read_batches, read_domain
+from r2c_gan.data import CLASSES, clean_twins, read_batches, read_domain
 from r2c_gan.errors import UserError
 
 FLAGS = flags.FLAGS

@@ -127,6 +127,27 @@ def _label_of(text, where):
         raise UserError(f"{where}: unknown label {text!r}; it must be one of {', '.join(LABEL_NAMES)}") from None
 
 
+def clean_twins(domain, folder):
+    """The images of a folder that have the names of a domain's (the suffix may differ), in its order, with its labels.
+
+    Args:
+        domain: a `Domain`.
+        folder: such as `testA_reference/`.
+
+    Returns:
+        A `Domain`.
+
+    Raises:
+        UserError: if an image has no twin.
+    """
+    folder = Path(folder)
+    found = {file.relative_to(folder).with_suffix(""): file for file in images.list_images(folder, recursive=True)}
+    twins = [found.get(file.relative_to(domain.folder).with_suffix("")) for file in domain.files]
+    if None in twins:
+        raise UserError(f"{domain.files[twins.index(None)]}: has no clean twin of the same name in {folder}")
+    return Domain(folder, tuple(twins), domain.labels)
+
+
 def check_images(domains, progress=lambda files: files):
     """Decodes every image once, so that a broken file is named before the training and not in the middle of it.
 

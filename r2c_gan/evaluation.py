@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from r2c_gan import figures, files, images, metrics
-from r2c_gan.data import CLASSES, read_batches
+from r2c_gan import figures, files, metrics
+from r2c_gan.data import CLASSES, clean_twins, read_batches
 from r2c_gan.errors import UserError
 from r2c_gan.restoration import prediction_row
 
@@ -43,7 +43,7 @@ class Evaluation:
         if height != width:
             raise UserError(f"the model works at {height}x{width}; evaluation is defined for square sizes")
         self.restorer, self.domain, self.iterations = restorer, domain, iterations
-        self.references = _clean_twins(domain, reference_dir) if reference_dir else None
+        self.references = clean_twins(domain, reference_dir).files if reference_dir else None
         self.scores = {}
         probabilities = []
         for start in progress(range(0, len(domain), batch_size)):
@@ -135,19 +135,3 @@ class Evaluation:
             places = (np.arange(share) + 0.5) / max(share, 1) * len(members)
             chosen += members[places.astype(int)].tolist()
         return chosen
-
-
-def _clean_twins(domain, reference_dir):
-    """The clean twin of each image, by its relative name without the suffix."""
-    reference_dir = Path(reference_dir)
-    twins = {
-        file.relative_to(reference_dir).with_suffix(""): file
-        for file in images.list_images(reference_dir, recursive=True)
-    }
-    found = []
-    for file in domain.files:
-        twin = twins.get(file.relative_to(domain.folder).with_suffix(""))
-        if twin is None:
-            raise UserError(f"{file}: has no clean twin of the same name in {reference_dir}")
-        found.append(twin)
-    return found

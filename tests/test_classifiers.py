@@ -8,10 +8,10 @@ import pytest
 from absl import flags
 
 from experiments import classifiers
-from experiments.classifiers import Classifier, ClassifierConfig, build_classifier, clean_twins, domains_of, train
+from experiments.classifiers import Classifier, ClassifierConfig, build_classifier, domains_of, train
 from r2c_gan import images, metrics
 from r2c_gan.callbacks import read_history
-from r2c_gan.data import UnpairedStream, read_batches, read_domain
+from r2c_gan.data import UnpairedStream, clean_twins, read_batches, read_domain
 from r2c_gan.errors import UserError
 from r2c_gan.restoration import Restorer
 

@@ -11,11 +11,10 @@ from sklearn.metrics import cohen_kappa_score
 
 from data_prep.phantoms import PhantomSet, make_phantom, write_dataset
 from experiments import disease_preservation as preservation
-from experiments.classifiers import clean_twins
 from experiments.compare_classifiers import stages
 from experiments.disease_preservation import Anatomy, agreement, anatomies, brightest_patch, contrast, verdict_changes
 from r2c_gan import images
-from r2c_gan.data import read_domain
+from r2c_gan.data import clean_twins, read_domain
 from r2c_gan.errors import UserError
 from r2c_gan.restoration import Restorer
 

@@ -42,8 +42,6 @@ TRAIN = """
         if ending.code:
             raise
 """
-
-
 EPOCHS = 25
 
 
@@ -114,6 +112,17 @@ def pair(one, datasets_dir):
     return one
 
 
+def going_on(pair, datasets_dir, folder):
+    """Grows a copy of the run of one epoch to many; returns it when three are done, its settings and both processes."""
+    run = Path(shutil.copytree(pair / "processes", folder / "run"))
+    given = settings(datasets_dir, run, distribute="data_parallel", epochs=EPOCHS)
+    processes = two_processes(folder, given)
+    while len(history(run)) < 3:
+        time.sleep(0.05)
+        assert all(process.poll() is None for process in processes)
+    return run, given, processes
+
+
 def test_two_processes_train_what_one_device_trains(pair):
     one = pair
     assert_same_run(one / "processes", one / "one")
@@ -125,12 +134,7 @@ def test_two_processes_train_what_one_device_trains(pair):
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_lost_process_ends_the_run_which_then_resumes(pair, datasets_dir, tmp_path, lost):
     """The run of one epoch grows to many, in which a process is killed; started again, both go on to the end."""
-    run = Path(shutil.copytree(pair / "processes", tmp_path / "run"))
-    given = settings(datasets_dir, run, distribute="data_parallel", epochs=EPOCHS)
-    processes = two_processes(tmp_path, given)
-    while len(history(run)) < 3:
-        time.sleep(0.05)
-        assert all(process.poll() is None for process in processes)
+    run, given, processes = going_on(pair, datasets_dir, tmp_path)
     processes[lost].kill()
     processes[lost].communicate()
     _, errors = processes[1 - lost].communicate(timeout=300)
@@ -148,12 +152,7 @@ def test_a_lost_process_ends_the_run_which_then_resumes(pair, datasets_dir, tmp_
 
 
 def test_a_signal_to_one_process_ends_both_at_the_same_step(pair, datasets_dir, tmp_path):
-    run = Path(shutil.copytree(pair / "processes", tmp_path / "run"))
-    given = settings(datasets_dir, run, distribute="data_parallel", epochs=EPOCHS)
-    processes = two_processes(tmp_path, given)
-    while len(history(run)) < 3:
-        time.sleep(0.05)
-        assert all(process.poll() is None for process in processes)
+    run, given, processes = going_on(pair, datasets_dir, tmp_path)
     processes[1].terminate()
     said = []
     for process in processes:

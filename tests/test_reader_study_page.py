@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -56,18 +57,27 @@ def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed")
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
     with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=[*flags, "--disable-component-update"])
-        yield opened
-        opened.close()
+        yield driver.chromium
 
 
 class Reading:
-    """A browser profile with the study in one or more tabs, which must ask for nothing but its files."""
+    """A browser profile with the study in one or more tabs, which must ask for nothing but its files.
+
+    The profile lies on the disk, as a reader's does: in Chromium's profiles without one, a new tab of a page opened
+    from a file now and then finds its storage empty.
+    """
+
+    FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync")
 
     def __init__(self, browser, study, size=(1280, 800)):
-        self.context = browser.new_context(viewport={"width": size[0], "height": size[1]})
+        self.profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        self.context = browser.launch_persistent_context(
+            self.profile.name,
+            executable_path=CHROMIUM,
+            args=[*self.FLAGS, "--disable-component-update"],
+            viewport={"width": size[0], "height": size[1]},
+        )
         self.context.set_default_timeout(20_000)
         self.address = (study / "for_readers" / "index.html").as_uri()
         self.key = answers.read_key(study / "key.json")
@@ -96,6 +106,7 @@ class Reading:
 
     def close(self):
         self.context.close()
+        self.profile.cleanup()
         folder = self.address.rpartition("/")[0]
         outside = [url for url in self.asked if not url.startswith((folder, "blob:", "data:"))]
         assert outside == []
@@ -258,7 +269,7 @@ def test_a_tab_that_did_not_hear_of_the_other_overwrites_nothing(reading, tmp_pa
     reading.ready(deaf)
     for key in ("y", "Enter"):
         deaf.keyboard.press(key)
-    reading.ready(deaf)
+    assert reading.ready(deaf)[:2] == (0, "pair")
     for key in ("ArrowRight", "5", "1"):
         deaf.keyboard.press(key)
     tab = reading.open("r1")
