@@ -272,8 +272,8 @@ class Samples(keras.callbacks.Callback):
         if not due:
             return
         self.model.synchronize()
-        a2b, b2a = self._apply(self.model.restorer, self.poor), self._apply(self.model.degrader, self.good)
-        a2b2a, b2a2b = self._apply(self.model.degrader, a2b), self._apply(self.model.restorer, b2a)
+        a2b, b2a = self._apply(self.model.restorer, self.poor), self._apply(self.model.degrade, self.good)
+        a2b2a, b2a2b = self._apply(self.model.degrade, a2b), self._apply(self.model.restorer, b2a)
         path = self.run / "samples" / f"step-{step:07d}.png"
         figures.save_training_samples(self.poor, a2b, a2b2a, self.good, b2a, b2a2b, path)
         gc.collect()

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from r2c_gan.draws import continue_draws
+
 
 class _Functional:
     """The pooled images as a value, put back at the end."""
@@ -65,9 +67,7 @@ class ImagePool(keras.layers.Layer):
             return images
         if images.shape[0] is None:
             raise ValueError(f"{self.name}: the batch size must be known, got {images.shape}")
-        # A seed generator's own state is not saved, so it is set from a weight that is.
-        seed = ops.cast(ops.stack([ops.convert_to_tensor(self.seed, "int32"), self.seen.value]), self.draws.state.dtype)
-        self.draws.state.assign(seed)
+        continue_draws(self.draws, self.seed, self.seen.value)
         # One draw gives coin and place: a second one would share its key, hence its bits, with the next step's first.
         # Integers, because float draws differ under XLA.
         drawn = keras.random.randint((images.shape[0],), 0, 2 * self.size, dtype="int32", seed=self.draws)

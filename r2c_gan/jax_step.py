@@ -31,9 +31,15 @@ class JaxStep:
         trainable, others, optimizer_values, means = state
         values = _Values((self.trainable_variables, trainable), (self.non_trainable_variables, others))
 
+        noise = None
+        if self.noise:
+            with values.scope() as scope:
+                noise = self.draw_noise(image_a, image_b, lambda images: self.noise(images, training=True))
+            values.take(scope, self.noise.variables)
+
         def generator_loss(generator_values):
             with values.scope((self.generator_variables, generator_values)):
-                loss, *rest = self.generator_step(image_a, label_a, image_b, label_b)
+                loss, *rest = self.generator_step(image_a, label_a, image_b, label_b, noise)
             return loss, rest
 
         generators = values.of(self.generator_variables)

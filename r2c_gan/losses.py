@@ -22,10 +22,12 @@ class LossWeights:
     is, by 0.1 throughout, at the default weights.
 
     Args:
-        cycle: weight of both cycle-consistency terms.
-        identity: weight of both identity terms.
+        cycle: weight of the cycle-consistency terms.
+        identity: weight of the identity terms.
         classification: weight of all six classification terms.
         adversarial: weight of both adversarial terms, fixed at 1 in the paper.
+        cycle_a, identity_a: not in the paper: weights of their own for |F(G(a)) - a| and |F(a) - a|, which ask the
+            degrader for the one poor image that was given. None for those of `cycle` and `identity`.
         classes: weight of each class within the classification terms, not in the paper; empty for equal weights.
     """
 
@@ -33,13 +35,15 @@ class LossWeights:
     identity: float = 5.0
     classification: float = 0.1
     adversarial: float = 1.0
+    cycle_a: float | None = None
+    identity_a: float | None = None
     classes: tuple = ()
 
     def __post_init__(self):
         object.__setattr__(self, "classes", tuple(self.classes))
         for name, values in dataclasses.asdict(self).items():
             for value in values if name == "classes" else (values,):
-                if not value >= 0:
+                if value is not None and not value >= 0:
                     raise ValueError(f"loss weight {name} must be at least 0, got {value}")
 
 
@@ -99,11 +103,13 @@ def generator_loss(terms, weights):
         terms: dictionary of the twelve terms by the names above.
         weights: a `LossWeights`.
     """
+    cycle_a = weights.cycle if weights.cycle_a is None else weights.cycle_a
+    identity_a = weights.identity if weights.identity_a is None else weights.identity_a
     classes = ("class_a2b", "class_b2a", "class_a2b2a", "class_b2a2b", "class_a2a", "class_b2b")
     return (
         weights.adversarial * (terms["adversarial_a2b"] + terms["adversarial_b2a"])
-        + weights.cycle * (terms["cycle_a"] + terms["cycle_b"])
-        + weights.identity * (terms["identity_a"] + terms["identity_b"])
+        + (cycle_a * terms["cycle_a"] + weights.cycle * terms["cycle_b"])
+        + (identity_a * terms["identity_a"] + weights.identity * terms["identity_b"])
         + weights.classification * sum(terms[name] for name in classes)
     )
 

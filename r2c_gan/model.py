@@ -10,6 +10,7 @@ from r2c_gan import losses
 from r2c_gan.image_pool import ImagePool
 from r2c_gan.losses import LossWeights
 from r2c_gan.networks import build_discriminator, build_generator
+from r2c_gan.noise import UniformNoise
 from r2c_gan.optimizers import Adam, step_biases_as_sums
 
 if keras.backend.backend() == "jax":
@@ -54,7 +55,9 @@ class R2CGAN(TrainingStep, keras.Model):
         method, q, channels, filters, num_classes, upsampling, skip: as in `build_generator`.
         image_size: height and width of the training images, an integer or a pair; only the pools need it.
         pool_size: generated images that each pool holds.
-        seed: seed of the pools' draws. The weights follow `keras.utils.set_random_seed`.
+        noise_channels: not in the paper: channels of the noise that the degrader is fed besides its image, so that it
+            makes many poor images of a good one; 0 for none.
+        seed: seed of the draws of pools and noise. The weights follow `keras.utils.set_random_seed`.
 
     Calling the model restores: image [N, H, W, C] -> (restored image, class probabilities).
     """
@@ -71,6 +74,7 @@ class R2CGAN(TrainingStep, keras.Model):
         seed=0,
         upsampling="transposed",
         skip="none",
+        noise_channels=0,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -86,11 +90,12 @@ class R2CGAN(TrainingStep, keras.Model):
             "seed": seed,
             "upsampling": upsampling,
             "skip": skip,
+            "noise_channels": noise_channels,
         }
         shared = {"method": method, "q": q, "channels": channels, "filters": filters, "dtype": self.dtype_policy}
         generator = {"num_classes": num_classes, "upsampling": upsampling, "skip": skip, **shared}
         self.restorer = build_generator(name="restorer", **generator)
-        self.degrader = build_generator(name="degrader", **generator)
+        self.degrader = build_generator(name="degrader", noise_channels=noise_channels, **generator)
         self.discriminator_a = build_discriminator(name="discriminator_a", **shared)
         self.discriminator_b = build_discriminator(name="discriminator_b", **shared)
         self.pool_a = ImagePool(pool_size, seed=2 * seed, name="pool_a", dtype="float32")
@@ -98,6 +103,9 @@ class R2CGAN(TrainingStep, keras.Model):
         for pool in (self.pool_a, self.pool_b):
             pool.build((None, height, width, channels))
             pool.built = True
+        self.noise = UniformNoise(noise_channels, seed=seed, name="noise", dtype="float32") if noise_channels else None
+        if self.noise:
+            self.noise.build()
         self.means = {name: keras.metrics.Mean(name) for name in METRICS}
         self.build()
 
@@ -107,6 +115,23 @@ class R2CGAN(TrainingStep, keras.Model):
 
     def call(self, inputs, training=False):
         return self.restorer(inputs, training=training)
+
+    def degrade(self, images, noise=None, training=False):
+        """Passes images through the degrader.
+
+        Args:
+            images: [N, H, W, C] in [-1, 1].
+            noise: [N, H, W, noise_channels] as `UniformNoise` draws it; None for the first that the seed gives. Without
+                meaning where the degrader takes none.
+            training: as in `keras.Model`.
+
+        Returns:
+            (degraded images, class probabilities).
+        """
+        if self.noise is None:
+            return self.degrader(images, training=training)
+        given = [images, self.noise(images) if noise is None else noise]
+        return self.degrader([ops.convert_to_tensor(each) for each in given], training=training)
 
     # Compiling
 
@@ -169,7 +194,11 @@ class R2CGAN(TrainingStep, keras.Model):
 
     # Losses: shared by the training steps of every backend (`tensorflow_step`, `jax_step`)
 
-    def generator_step(self, image_a, label_a, image_b, label_b, training=True):
+    def draw_noise(self, image_a, image_b, draw):
+        """The noise of a step, for F(B), F(A) and F(G(A)), each drawn for the images it goes with; None for none."""
+        return self.noise and [draw(images) for images in (image_b, image_a, image_a)]
+
+    def generator_step(self, image_a, label_a, image_b, label_b, noise=None, training=True):
         """Passes one unpaired batch through both cycles.
 
         Both inputs that a generator gets at the same time go through it as one batch; normalisation is per sample, so
@@ -180,12 +209,14 @@ class R2CGAN(TrainingStep, keras.Model):
         """
         n = ops.shape(image_a)[0]
         restored, g_classes = self.restorer(ops.concatenate([image_a, image_b]), training=training)
-        degraded, f_classes = self.degrader(ops.concatenate([image_b, image_a]), training=training)
+        noise_b, noise_a, noise_a2b = noise or (None, None, None)
+        both = ops.concatenate([noise_b, noise_a]) if noise else None
+        degraded, f_classes = self.degrade(ops.concatenate([image_b, image_a]), both, training)
         a2b, b2b = restored[:n], restored[n:]
         m = ops.shape(image_b)[0]
         b2a, a2a = degraded[:m], degraded[m:]
         b2a2b, class_b2a2b = self.restorer(b2a, training=training)
-        a2b2a, class_a2b2a = self.degrader(a2b, training=training)
+        a2b2a, class_a2b2a = self.degrade(a2b, noise_a2b, training)
         classification_loss = functools.partial(losses.classification_loss, class_weights=self.loss_weights.classes)
         terms = {
             "adversarial_a2b": losses.generator_adversarial_loss(self.discriminator_b(a2b, training=training)),
@@ -223,7 +254,8 @@ class R2CGAN(TrainingStep, keras.Model):
     def losses_of(self, data):
         """What `update_means` takes, of one batch and without a step or the pools."""
         (image_a, label_a), (image_b, label_b) = data
-        g_loss, g_terms, fake_b, fake_a, classes = self.generator_step(image_a, label_a, image_b, label_b, False)
+        noise = self.draw_noise(image_a, image_b, self.noise)
+        g_loss, g_terms, fake_b, fake_a, classes = self.generator_step(image_a, label_a, image_b, label_b, noise, False)
         d_loss, d_terms = self.discriminator_step(image_a, image_b, fake_a, fake_b, False)
         return g_loss, d_loss, {**g_terms, **d_terms}, label_a, classes
 

@@ -44,6 +44,7 @@ def build_generator(
     num_classes=2,
     upsampling="transposed",
     skip="none",
+    noise_channels=0,
     name=None,
     dtype=None,
 ):
@@ -59,11 +60,13 @@ def build_generator(
             with the same weights, which cannot leave a checkerboard (Odena et al., Distill 2016).
         skip: "none", the paper's: the image is the tanh of the last layer. "tone_curve": it is what a `ToneCurve`
             makes of the input, plus the last layer, cut off at -1 and 1; such a generator starts as the identity.
+        noise_channels: 0, or the channels of a second input, the noise that a degrader makes many images of one with.
         name: name of the model.
         dtype: dtype policy of the layers, the global one by default. Both outputs are float32 in any case.
 
     Returns:
-        A `keras.Model` from an image [N, H, W, channels] in [-1, 1] to (image [N, H, W, channels] in [-1, 1],
+        A `keras.Model` from an image [N, H, W, channels] in [-1, 1], or from a list of such an image and noise
+        [N, H, W, noise_channels] as `UniformNoise` draws it, to (image [N, H, W, channels] in [-1, 1],
         class probabilities [N, num_classes]), for any H and W that `GENERATOR_STRIDE[method]` divides.
 
     Raises:
@@ -77,14 +80,16 @@ def build_generator(
         kind = _Operational(q) if method == "operational" else _Convolutional
         upsample = functools.partial(_upsample, kind, upsampling)
         last = {"kernel_initializer": "zeros" if skip == "tone_curve" else "glorot_uniform"}
-        image, features = build(inputs, kind, channels, filters, upsample, last)
+        noise = [keras.Input((None, None, noise_channels), name="noise")] if noise_channels else []
+        given = layers.Concatenate()([inputs, *noise]) if noise else inputs
+        image, features = build(given, kind, channels, filters, upsample, last)
         if skip == "none":
             image = layers.Activation("tanh", dtype="float32", name="restored")(image)
         else:
-            image = layers.Add(dtype="float32")([ToneCurve(dtype="float32")(inputs), image])
+            image = layers.Add(dtype="float32")([ToneCurve(dtype="float32")(inputs, *noise), image])
             image = layers.Activation(_cut_off, dtype="float32", name="restored")(image)
         probabilities = _classifier_head(features, num_classes)
-        return keras.Model(inputs, (image, probabilities), name=name or "generator")
+        return keras.Model([inputs, *noise] if noise else inputs, (image, probabilities), name=name or "generator")
 
 
 def build_discriminator(method="operational", q=3, channels=3, filters=64, name=None, dtype=None):

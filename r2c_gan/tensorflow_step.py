@@ -1,6 +1,7 @@
 """The training step of `R2CGAN` on TensorFlow."""
 
 import contextlib
+import functools
 
 import tensorflow as tf
 
@@ -15,8 +16,11 @@ class TensorFlowStep:
         (image_a, label_a), (image_b, label_b) = data
         # Gradients of replicas are summed: each replica's mean loss counts for its share of the batch.
         share = 1 / tf.distribute.get_strategy().num_replicas_in_sync
+        noise = self.draw_noise(
+            image_a, image_b, lambda images: of_whole_batch(functools.partial(self.noise, training=True), images)
+        )
         with tf.GradientTape() as tape:
-            g_loss, g_terms, fake_b, fake_a, classes = self.generator_step(image_a, label_a, image_b, label_b)
+            g_loss, g_terms, fake_b, fake_a, classes = self.generator_step(image_a, label_a, image_b, label_b, noise)
             loss = share * g_loss
         gradients = tape.gradient(loss, self.generator_variables)
         self.generator_optimizer.apply(gradients, self.generator_variables)

@@ -21,6 +21,8 @@ class ToneCurve(keras.layers.Layer):
 
     Call arguments:
         inputs: [N, H, W, C], values in [-1, 1].
+        noise: [N, H, W, K] of a `UniformNoise`, or None. The mean of each channel, standardised, joins the moments, so
+            that the curve of an image is drawn at random.
 
     Returns:
         [N, H, W, C], unbounded. The channels of an image share its curve, so gray stays gray.
@@ -35,29 +37,37 @@ class ToneCurve(keras.layers.Layer):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
         self.order, self.hidden = order, hidden
-        self.input_spec = keras.layers.InputSpec(ndim=4)
 
-    def build(self, input_shape):
+    def build(self, inputs_shape, noise_shape=None):
         self.features = keras.layers.Dense(self.hidden, activation="tanh", dtype="float32", name="features")
         self.coefficients = keras.layers.Dense(
             self.order + 1, kernel_initializer="zeros", dtype="float32", name="coefficients"
         )
-        self.features.build((None, self.order + 1))
+        self.features.build((None, self.order + 1 + (noise_shape[-1] if noise_shape else 0)))
         self.coefficients.build((None, self.hidden))
         identity = [0.0] * (self.order + 1)
         identity[1] = 1.0
         self.coefficients.bias.assign(identity)
 
-    def call(self, inputs):
+    def call(self, inputs, noise=None):
         terms = [inputs]
         for _ in range(self.order):
             terms.append(terms[-1] * inputs)
         moments = ops.stack([ops.mean(ops.cast(term, "float32"), axis=(1, 2, 3)) for term in terms], axis=-1)
+        if noise is not None:
+            moments = ops.concatenate([moments, _standardised_means(noise)], axis=-1)
         curve = ops.cast(self.coefficients(self.features(moments)), inputs.dtype)[:, None, None, :]
         return curve[..., :1] + sum(curve[..., p : p + 1] * terms[p - 1] for p in range(1, self.order + 1))
 
-    def compute_output_shape(self, input_shape):
-        return input_shape
+    def compute_output_shape(self, inputs_shape, noise_shape=None):
+        return inputs_shape
 
     def get_config(self):
         return {**super().get_config(), "order": self.order, "hidden": self.hidden}
+
+
+def _standardised_means(noise):
+    """The mean of each channel of uniform noise, over its own standard deviation: about normal, [N, K]."""
+    noise = ops.cast(noise, "float32")
+    pixels = ops.cast(ops.shape(noise)[1] * ops.shape(noise)[2], "float32")
+    return ops.mean(noise, axis=(1, 2)) * ops.sqrt(3.0 * pixels)

@@ -62,6 +62,9 @@ class TrainingConfig:
         pool_size: generated images kept for each discriminator.
         seed: of weights, order, augmentation and pools.
         upsampling, skip: not in the paper: of the generators, as in `build_generator`.
+        noise_channels: not in the paper: channels of noise that the degrader is fed, as in `R2CGAN`; 0 for none.
+        cycle_a_loss_weight, identity_a_loss_weight: not in the paper: weights of their own for the terms of the poor
+            domain, as in `LossWeights`; None for those of the good one.
         ema_decay: not in the paper: decay a step of a moving average of the generators' weights, which validation,
             evaluation and export then use; 0 for none.
         early_stopping: not in the paper: epochs without a better validation F1 after which the training ends; 0 for
@@ -105,6 +108,9 @@ class TrainingConfig:
     seed: int = 0
     upsampling: str = "transposed"
     skip: str = "none"
+    noise_channels: int = 0
+    cycle_a_loss_weight: float | None = None
+    identity_a_loss_weight: float | None = None
     ema_decay: float = 0.0
     early_stopping: int = 0
     clip_norm: float = 0.0
@@ -164,6 +170,9 @@ class TrainingConfig:
             "identity_loss_weight",
             "class_loss_weight",
             "adversarial_loss_weight",
+            "cycle_a_loss_weight",
+            "identity_a_loss_weight",
+            "noise_channels",
             "pool_size",
             "seed",
             "sample_interval",
@@ -172,7 +181,8 @@ class TrainingConfig:
             "clip_norm",
             "save_minutes",
         ):
-            if not getattr(self, name) >= 0:
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
                 raise UserError(f"--{name}={getattr(self, name)}: must be at least 0")
         for name in ("beta_1", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
@@ -199,6 +209,7 @@ class TrainingConfig:
             "seed": self.seed,
             "upsampling": self.upsampling,
             "skip": self.skip,
+            "noise_channels": self.noise_channels,
         }
 
 
@@ -301,6 +312,8 @@ def _compiled_model(config, schedules, domains):
         config.identity_loss_weight,
         config.class_loss_weight,
         config.adversarial_loss_weight,
+        cycle_a=config.cycle_a_loss_weight,
+        identity_a=config.identity_a_loss_weight,
     )
     if config.class_weights == "balanced":
         weights = dataclasses.replace(weights, classes=_balanced_class_weights(domains))
@@ -413,9 +426,10 @@ def _refuse_another_run(config):
     before = checkpoints.read_config(run)["training"]
     if "method" not in before:
         raise UserError(f"{run}: holds imported weights, not a training; give another --output_dir")
-    now = dataclasses.asdict(config)
-    for name, value in now.items():
-        if name not in FREE_TO_CHANGE and before.get(name, value) != value:
+    # A run that is older than a setting was made with its default.
+    before = {field.name: field.default for field in dataclasses.fields(config)} | before
+    for name, value in dataclasses.asdict(config).items():
+        if name not in FREE_TO_CHANGE and before[name] != value:
             raise UserError(
                 f"{run}: holds a run with --{name}={before[name]}; it cannot go on with --{name}={value}. "
                 "Give the same flag, or another --output_dir"

@@ -33,10 +33,11 @@ PROGRAM = """
     except errors.UserError as error:
         sys.exit(f"error: {error}")
 """
-# No sample pictures; a pool that is full after two steps; averages and class weights under the strategy too.
+# No sample pictures; a pool that is full after two steps; noise; averages and class weights under the strategy too.
 SETTINGS = {
     "batch_size": 2,
     "pool_size": 3,
+    "noise_channels": 1,
     "sample_interval": 0,
     "ema_decay": 0.5,
     "class_weights": "balanced",

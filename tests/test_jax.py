@@ -43,6 +43,7 @@ TRAINING = {
     "clip_norm": 2.0,
     "class_weights": "balanced",
     "early_stopping": 5,
+    "noise_channels": 1,
 }
 
 BEGINNING = """
@@ -238,7 +239,7 @@ TRAININGS = """
 def runs(datasets_dir, tmp_path_factory):
     """(folder of JAX's runs, what it found, TensorFlow's run without a pool)."""
     folder = tmp_path_factory.mktemp("jax_runs")
-    unpooled = {**TRAINING, "pool_size": 0, "sample_interval": 0}
+    unpooled = {**TRAINING, "pool_size": 0, "noise_channels": 0, "sample_interval": 0}
     train(tiny_config(datasets_dir, folder / "tensorflow", **unpooled))
     begun = Path(shutil.copytree(folder / "tensorflow", folder / "on_jax" / "begun_on_tensorflow"))
     for path in (begun / "checkpoints").glob("epoch-00002.*"):

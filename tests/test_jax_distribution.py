@@ -16,13 +16,14 @@ from r2c_gan import checkpoints
 
 pytestmark = pytest.mark.skipif(JAX_PYTHON is None, reason="JAX is not installed; see `make test-jax`")
 
-# A pool that is full after two steps; averages, clipping and class weights; a validation and a picture, which one
-# process makes alone.
+# A pool that is full after two steps; noise; averages, clipping and class weights; a validation and a picture, which
+# one process makes alone.
 SETTINGS = {
     "filters": 2,
     "load_size": 18,
     "crop_size": 16,
     "epochs": 1,
+    "noise_channels": 1,
     "sample_interval": 2,
     "save_minutes": 0,
     "ema_decay": 0.5,

@@ -72,6 +72,11 @@ def test_total_by_hand():
     assert float(total) == 2 * (1 + 2) + 3 * (4 + 8) + 0.5 * (16 + 32) + 0.25 * 64 * 63
 
 
+def test_the_terms_of_the_poor_domain_can_have_weights_of_their_own():
+    weights = LossWeights(cycle=3.0, identity=0.5, classification=0.0, adversarial=0.0, cycle_a=7.0, identity_a=0.0)
+    assert float(losses.generator_loss(TERMS, weights)) == 7 * 4 + 3 * 8 + 0.5 * 32
+
+
 def test_discriminator_total_is_the_plain_sum():
     terms = {
         "discriminator_a_real": 1.0,
@@ -125,7 +130,7 @@ def test_weights_do_not_reach_across_families():
     assert share(others, doubled) == pytest.approx(share(others, LossWeights()), rel=1e-9)
 
 
-@pytest.mark.parametrize("name", ["cycle", "identity", "classification", "adversarial"])
+@pytest.mark.parametrize("name", ["cycle", "identity", "classification", "adversarial", "cycle_a", "identity_a"])
 @pytest.mark.parametrize("value", [-0.1, float("nan")])
 def test_bad_weights_are_named(name, value):
     with pytest.raises(ValueError, match=name):

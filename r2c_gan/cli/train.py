@@ -50,6 +50,14 @@ flags.DEFINE_enum(
     ["none", "tone_curve"],
     "tone_curve: not in the paper: correct the image by a tone curve and a residual instead of drawing it anew.",
 )
+flags.DEFINE_integer(
+    "noise_channels",
+    0,
+    "Not in the paper: channels of noise for the degrader, which then makes many poor images of a good one; try 4, with"
+    " both weights below at 0.",
+)
+flags.DEFINE_float("cycle_a_loss_weight", None, "Not in the paper: a weight of its own for |F(G(a)) - a|.")
+flags.DEFINE_float("identity_a_loss_weight", None, "Not in the paper: a weight of its own for |F(a) - a|.")
 flags.DEFINE_float("ema_decay", 0.0, "Not in the paper: evaluate and export moving averages of the weights; try 0.998.")
 flags.DEFINE_integer("early_stopping", 0, "Not in the paper: end after this many epochs without a better F1; 0: never.")
 flags.DEFINE_float("clip_norm", 0.0, "Not in the paper: largest norm of the gradients; 0 for no limit.")
