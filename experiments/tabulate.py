@@ -30,9 +30,12 @@ RESTORATION = {"psnr": ("PSNR (dB)", 2), "ssim": ("SSIM", 3), "haarpsi": ("HaarP
 TITLES = {
     "operational-1": "operational, q=1",
     "operational-3": "operational, q=3",
+    "operational-3-noise": "operational, q=3, noise",
     "operational-5": "operational, q=5",
     "paper-3": "operational, q=3, the paper's recipe",
 }
+# What the summary is of: the method of the paper, and the same with a degrader that is fed noise.
+SUMMARISED = ("operational-3", "operational-3-noise")
 # Of `experiments.compare_options`.
 OPTIONS = {
     "baseline": "the recipe",
@@ -174,15 +177,14 @@ def summary_table(cells, restorations):
     """The method of the paper on each test set, beside the best of the classical methods.
 
     Args:
-        cells: dictionary (size, severity) -> `Row` of operational q=3 that was trained with that severity.
+        cells: dictionary (size, severity) -> list of `Row`s that were trained with that severity.
         restorations: dictionary of the same keys -> `result.json` of `experiments.compare_restoration`.
     """
     lines = [
-        "| public radiographs, operational q=3 | seeds | n | PSNR (dB) poor → best classical → restored | SSIM "
-        "| F1 | AUROC |",
-        "|---|---|---|---|---|---|---|",
+        "| public radiographs | | seeds | n | PSNR (dB) poor → best classical → restored | SSIM | F1 | AUROC |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for (size, data), row in cells.items():
+    for (size, data), row in ((key, row) for key, found in cells.items() for row in found):
         texts = []
         for measure, digits in (("psnr", 1), ("ssim", 2)):
             steps = [row.score(f"{measure}_input").value]
@@ -191,7 +193,7 @@ def summary_table(cells, restorations):
                 steps.append(mean_of(result, result["best_classical"][measure], measure)["mean"])
             restored = dataclasses.replace(row.score(f"{measure}_restored"), deviation=None)
             texts.append(" → ".join([*(f"{value:.{digits}f}" for value in steps), restored.text(digits)]))
-        cells = [f"{size} px, {data} degradations", str(len(row.probabilities)), str(len(row.labels)), *texts]
+        cells = [f"{size} px, {data}", title(row.name), str(len(row.probabilities)), str(len(row.labels)), *texts]
         lines.append("| " + " | ".join([*cells, row.f1().text(2), row.auroc().text(2)]) + " |")
     return "\n".join(lines)
 
@@ -350,8 +352,13 @@ def _poor(row, measure, digits):
 
 def title(row):
     """What a row is called in a table: "operational, q=3" for "operational-3-128-mild"."""
-    variant = "-".join(row.split("-")[:-2])
-    return TITLES.get(variant, variant.replace("_", " "))
+    name = variant(row)
+    return TITLES.get(name, name.replace("_", " "))
+
+
+def variant(row):
+    """The first part of a row's name: "operational-3" of "operational-3-128-mild"."""
+    return "-".join(row.split("-")[:-2])
 
 
 def save_gains(tests, path):
@@ -419,8 +426,8 @@ def tables(results):
                 if loaded[0].scores:
                     drawn[f"{size} px, {data}"] = loaded
                 for row in loaded:
-                    if row.scores and row.name == f"operational-3-{size}-{data}":
-                        main_rows[size, data] = row
+                    if row.scores and variant(row.name) in SUMMARISED:
+                        main_rows.setdefault((size, data), []).append(row)
     if main_rows:
         made["summary"] = summary_table(main_rows, compared)
     made |= {f"restoration {size} {data}": restoration_table(result) for (size, data), result in compared.items()}

@@ -217,11 +217,11 @@ def test_the_best_classical_method_stands_between_poor_and_restored(tmp_path):
     record(tmp_path, ROW, 0)
     row = tabulate.load(tmp_path, ROW, [0], "mild")
     text = tabulate.summary_table(
-        {(64, "mild"): row}, {(64, "mild"): comparison(input=20.0, clahe=18.0, combination=31.5)}
+        {(64, "mild"): [row]}, {(64, "mild"): comparison(input=20.0, clahe=18.0, combination=31.5)}
     )
     poor, restored = (row.score(f"psnr_{stage}").value for stage in ("input", "restored"))
     assert f"| {poor:.1f} → 31.5 → {restored:.1f} [" in text
-    assert "31.5" not in tabulate.summary_table({(64, "mild"): row}, {})
+    assert "31.5" not in tabulate.summary_table({(64, "mild"): [row]}, {})
 
 
 def test_every_method_of_restoring_has_its_line():
