@@ -110,6 +110,11 @@ class Estimate:
         return middle if self.low is None else f"{middle} [{self.low:{sign}.{digits}f}, {self.high:{sign}.{digits}f}]"
 
 
+def _interval(found, key="value", digits=2):
+    """A recorded value with its 95% interval."""
+    return Estimate(found[key], found["low"], found["high"], None).text(digits)
+
+
 def _estimate(statistic, *arrays):
     """`arrays`: labels if any come first, then one array a seed."""
     low, high = metrics.bootstrap_interval(statistic, *arrays)
@@ -236,8 +241,70 @@ def preservation_table(result):
         cells = [stage]
         for group, name in columns.values():
             found = measures[group][name]
-            cells.append(Estimate(found.get("value", found.get("share")), found["low"], found["high"], None).text(2))
+            cells.append(_interval(found, "value" if "value" in found else "share"))
         lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def classifiers_table(result):
+    """Plain classifiers beside the joint head (`experiments.compare_classifiers`, of one model), in Markdown.
+
+    McNemar's exact test is of the head's verdicts on poor images against those of the row.
+    """
+    tested = {
+        pair["second"]: pair["mcnemar"]["p_value"]
+        for pair in result["comparisons"]
+        if pair["first"].startswith("joint head of ")
+    }
+    lines = [
+        f"| n = {result['n']} | images | F1 | AUROC | sensitivity | specificity | McNemar p, against the joint head |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for verdict in result["verdicts"]:
+        cells = ["joint head" if verdict["joint_head"] else _named(verdict["classifier"], result["classifiers"])]
+        cells.append(re.sub(" by .*", "", verdict["images"]))
+        for measure in ("f1", "auroc", "sensitivity", "specificity"):
+            cells.append(_interval(verdict["measures"][measure]))
+        p_value = None if verdict["joint_head"] else tested.get(f"{verdict['classifier']} on {verdict['images']}")
+        cells.append("" if p_value is None else f"{p_value:.3f}" if p_value >= 0.001 else "< 0.001")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _named(name, classifiers):
+    """What a plain classifier is called: its network and what it was trained on."""
+    trained_on = {"trainA": "poor", "trainB": "good", "both": "poor and good"}
+    settings = classifiers[name]
+    images = trained_on.get(settings["train_on"], settings["train_on"])
+    return f"{settings['network']}, trained on {images}" + (", restored" if settings["restorer"] else "")
+
+
+def agreement_table(result):
+    """What an outside classifier says before and after restoring (`experiments.disease_preservation`), in Markdown.
+
+    None if only phantoms were measured.
+    """
+    found = result["radiographs"]
+    if not found:
+        return None
+    classifier = result["classifier"]
+    lines = [
+        f"| {found['n']} radiographs, verdicts of {_named(classifier['name'], {classifier['name']: classifier})} "
+        "| agree with those on clean images | kappa | COVID-19 lost | COVID-19 invented | F1 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for place, (name, measured) in enumerate(found["models"].items()):
+        for image in ("poor", "restored")[place > 0 :]:
+            agreement = measured["agreement"][f"{image}_clean"]
+            cells = [image if image == "poor" else f"restored by {name}"]
+            for values, key in (
+                (agreement["agreeing"], "share"),
+                (agreement["kappa"], "value"),
+                (measured["against_clean"][image]["lost"], "share"),
+                (measured["against_clean"][image]["invented"], "share"),
+            ):
+                cells.append(_interval(values, key))
+            lines.append("| " + " | ".join([*cells, f"{measured['f1'][image]:.2f}"]) + " |")
     return "\n".join(lines)
 
 
@@ -265,10 +332,6 @@ def speed_table(result):
 
 def runs_table(quickstart, radiographs):
     """The quickstart on phantoms, and a first run on radiographs, each as its program recorded it."""
-
-    def estimate(measures, digits):
-        return Estimate(measures["value"], measures["low"], measures["high"], None).text(digits)
-
     judged, restored = radiographs["classification"], radiographs["restoration"]
     phantoms = [
         f"quickstart: synthetic phantoms, 64 px, {quickstart['seconds'] / 60:.0f} minutes",
@@ -281,7 +344,7 @@ def runs_table(quickstart, radiographs):
         films.append(" → ".join(f"{restored[stage]['mean']:.{digits}f}" for stage in stages))
     for measure in ("f1", "auroc"):
         phantoms.append(f"{quickstart[measure]:.2f}")
-        films.append(estimate(judged["intervals"][measure], 2))
+        films.append(_interval(judged["intervals"][measure]))
     head = [
         "moderate degradations, one run each",
         "n",
@@ -430,9 +493,12 @@ def tables(results):
                         main_rows.setdefault((size, data), []).append(row)
     if main_rows:
         made["summary"] = summary_table(main_rows, compared)
+    for path in sorted((results.parent / "classifiers").glob("*-*/result.json")):
+        made[f"classifiers {path.parent.name.replace('-', ' ')}"] = classifiers_table(files.read_json(path))
     made |= {f"restoration {size} {data}": restoration_table(result) for (size, data), result in compared.items()}
     for name, build, sources in (
         ("preservation", preservation_table, ("preservation/64-moderate",)),
+        ("agreement", agreement_table, ("preservation/64-moderate",)),
         ("runs", runs_table, ("quickstart", "radiographs_128")),
         ("options", options_table, ("options",)),
         ("speed", speed_table, ("benchmark",)),
@@ -440,7 +506,7 @@ def tables(results):
         paths = [results.parent / source / "result.json" for source in sources]
         if all(path.is_file() for path in paths):
             made[name] = build(*map(files.read_json, paths))
-    return made, drawn
+    return {name: content for name, content in made.items() if content}, drawn
 
 
 def restorations(folder):

@@ -300,3 +300,64 @@ def test_what_becomes_of_opacities_is_tabulated():
     lines = tabulate.preservation_table({"phantoms": {"n": 100, "n_covid": 50, "stages": stages}}).splitlines()
     assert lines[0].startswith("| 100 phantoms, 50 with opacities |")
     assert lines[2] == "| poor | 0.90 [0.80, 1.00] | 0.80 [0.70, 0.90] | 0.04 [0.01, 0.13] |"
+
+
+def test_classifiers_are_tabulated_with_their_test_against_the_joint_head():
+    def verdict(name, images, value, head=False):
+        measures = dict.fromkeys(("f1", "auroc", "sensitivity", "specificity"), interval(value))
+        return {"classifier": name, "images": images, "joint_head": head, "measures": measures}
+
+    def interval(value):
+        return {"value": value, "low": value - 0.1, "high": value + 0.1}
+
+    def pair(first, second, p_value):
+        return {"first": first, "second": second, "mcnemar": {"p_value": p_value}}
+
+    result = {
+        "n": 80,
+        "classifiers": {
+            "cnn-both": {"network": "small_cnn", "train_on": "both", "restorer": None},
+            "own": {"network": "resnet50", "train_on": "trainA", "restorer": "run"},
+        },
+        "verdicts": [
+            verdict("gan", "poor", 0.8, head=True),
+            verdict("cnn-both", "poor", 0.7),
+            verdict("cnn-both", "restored by gan", 0.75),
+            verdict("own", "clean", 0.6),
+        ],
+        "comparisons": [
+            pair("joint head of gan on poor", "cnn-both on poor", 0.0002),
+            pair("joint head of gan on poor", "cnn-both on restored by gan", 0.25),
+            pair("cnn-both on clean", "cnn-both on poor", 0.5),
+        ],
+    }
+    lines = tabulate.classifiers_table(result).splitlines()
+    four = ["0.80 [0.70, 0.90]"] * 4
+    assert lines[0].startswith("| n = 80 |")
+    assert [cell.strip() for cell in lines[2].split("|")[1:-1]] == ["joint head", "poor", *four, ""]
+    ends = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[3:]]
+    assert [(cells[0], cells[1], cells[-1]) for cells in ends] == [
+        ("small_cnn, trained on poor and good", "poor", "< 0.001"),
+        ("small_cnn, trained on poor and good", "restored", "0.250"),
+        ("resnet50, trained on poor, restored", "clean", ""),
+    ]
+
+
+def test_verdicts_of_an_outside_classifier_are_tabulated_before_and_after():
+    def share(value):
+        return {"share": value, "value": value, "low": value - 0.1, "high": value + 0.1}
+
+    def measured(restored):
+        agreement = {"poor_clean": {"agreeing": share(0.7), "kappa": share(0.4)}}
+        agreement["restored_clean"] = {"agreeing": share(restored), "kappa": share(0.6)}
+        against = {image: {"lost": share(0.2), "invented": share(0.1)} for image in ("poor", "restored")}
+        return {"agreement": agreement, "against_clean": against, "f1": {"poor": 0.72, "restored": 0.81}}
+
+    classifier = {"name": "clean", "network": "small_cnn", "train_on": "trainB", "restorer": None}
+    result = {"classifier": classifier, "radiographs": {"n": 80, "models": {"a": measured(0.8), "b": measured(0.9)}}}
+    lines = tabulate.agreement_table(result).splitlines()
+    assert lines[0].startswith("| 80 radiographs, verdicts of small_cnn, trained on good |")
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["poor", "restored by a", "restored by b"]
+    assert [line.split("|")[2].strip()[:4] for line in lines[2:]] == ["0.70", "0.80", "0.90"]
+    assert lines[2].endswith("| 0.20 [0.10, 0.30] | 0.10 [0.00, 0.20] | 0.72 |") and lines[4].endswith("| 0.81 |")
+    assert tabulate.agreement_table({"classifier": None, "radiographs": None}) is None
