@@ -15,14 +15,18 @@ class ToneCurve(keras.layers.Layer):
     as the identity. The idea of curves estimated from the image is that of Zero-DCE (Guo et al., CVPR 2020); the form,
     a Maclaurin polynomial like that of an operational neuron, is this package's own.
 
+    With noise z_k, k = 1..K, of which the means m'_k join the moments, the curve of an image is drawn at random, and so
+    is a noise of which the strength depends on the image and on the value, as that of photons does:
+
+        y = sum_p c_p(m, m') x^p + sum_k z_k sum_p d_kp(m, m') x^p,    p = 0..order
+
     Args:
         order: of the polynomial, at least 1.
         hidden: width of the hidden layer, tanh, between moments and coefficients.
 
     Call arguments:
         inputs: [N, H, W, C], values in [-1, 1].
-        noise: [N, H, W, K] of a `UniformNoise`, or None. The mean of each channel, standardised, joins the moments, so
-            that the curve of an image is drawn at random.
+        noise: [N, H, W, K] of a `UniformNoise`, or None. Its means are standardised.
 
     Returns:
         [N, H, W, C], unbounded. The channels of an image share its curve, so gray stays gray.
@@ -40,12 +44,13 @@ class ToneCurve(keras.layers.Layer):
 
     def build(self, inputs_shape, noise_shape=None):
         self.features = keras.layers.Dense(self.hidden, activation="tanh", dtype="float32", name="features")
+        channels = noise_shape[-1] if noise_shape else 0
         self.coefficients = keras.layers.Dense(
-            self.order + 1, kernel_initializer="zeros", dtype="float32", name="coefficients"
+            (1 + channels) * (self.order + 1), kernel_initializer="zeros", dtype="float32", name="coefficients"
         )
-        self.features.build((None, self.order + 1 + (noise_shape[-1] if noise_shape else 0)))
+        self.features.build((None, self.order + 1 + channels))
         self.coefficients.build((None, self.hidden))
-        identity = [0.0] * (self.order + 1)
+        identity = [0.0] * ((1 + channels) * (self.order + 1))
         identity[1] = 1.0
         self.coefficients.bias.assign(identity)
 
@@ -56,8 +61,18 @@ class ToneCurve(keras.layers.Layer):
         moments = ops.stack([ops.mean(ops.cast(term, "float32"), axis=(1, 2, 3)) for term in terms], axis=-1)
         if noise is not None:
             moments = ops.concatenate([moments, _standardised_means(noise)], axis=-1)
-        curve = ops.cast(self.coefficients(self.features(moments)), inputs.dtype)[:, None, None, :]
-        return curve[..., :1] + sum(curve[..., p : p + 1] * terms[p - 1] for p in range(1, self.order + 1))
+        coefficients = ops.cast(self.coefficients(self.features(moments)), inputs.dtype)[:, None, None, :]
+
+        def polynomial(number):
+            first = number * (self.order + 1)
+            c = [coefficients[..., first + p : first + p + 1] for p in range(self.order + 1)]
+            return c[0] + sum(c[p] * terms[p - 1] for p in range(1, self.order + 1))
+
+        curve = polynomial(0)
+        if noise is None:
+            return curve
+        noise = ops.cast(noise, inputs.dtype)
+        return curve + sum(noise[..., k : k + 1] * polynomial(1 + k) for k in range(noise.shape[-1]))
 
     def compute_output_shape(self, inputs_shape, noise_shape=None):
         return inputs_shape

@@ -69,7 +69,7 @@ def test_bad_channels_are_refused(channels):
         UniformNoise(channels)
 
 
-def test_the_tone_curve_takes_standardised_means():
+def test_the_tone_curve_and_its_noise_are_their_formula():
     rng = np.random.default_rng(0)
     x = rng.uniform(-1, 1, (3, 8, 6, 1)).astype("float32")
     noise = rng.uniform(-1, 1, (3, 8, 6, 2)).astype("float32")
@@ -80,10 +80,10 @@ def test_the_tone_curve_takes_standardised_means():
     moments = [np.mean(x.astype("float64") ** p, axis=(1, 2, 3)) for p in (1, 2, 3)]
     means = noise.astype("float64").sum((1, 2)) / np.sqrt(8 * 6 / 3)  # the variance of a uniform value is 1/3
     features = np.tanh(np.column_stack([*moments, means]) @ weights[0] + weights[1])
-    curves = features @ weights[2] + weights[3]
-    expected = np.stack(
-        [sum(c * image**p for p, c in enumerate(curve)) for image, curve in zip(x, curves, strict=True)]
-    )
+    curves = (features @ weights[2] + weights[3]).reshape(3, 3, 3)  # image; curve and channels of noise; power
+    powers = np.stack([x.astype("float64") ** p for p in range(3)])
+    curve, *strengths = (np.einsum("np,pnhwc->nhwc", curves[:, part], powers) for part in range(3))
+    expected = curve + sum(noise[..., k : k + 1] * strength for k, strength in enumerate(strengths))
     np.testing.assert_allclose(layer(x, noise), expected, atol=1e-5)
 
 
