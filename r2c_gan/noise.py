@@ -41,11 +41,13 @@ class UniformNoise(keras.layers.Layer):
         self.built = True
 
     def call(self, images, training=False):
-        continue_draws(self.draws, self.seed, self.drawn.value if training else 0)
+        seed = self.seed
         if training:
+            continue_draws(self.draws, self.seed, self.drawn.value)
             self.drawn.assign_add(1)
+            seed = self.draws
         # Integers, because float draws differ under XLA; 24 bits are what a float32 holds.
-        drawn = keras.random.randint((*ops.shape(images)[:3], self.channels), 0, 2**24, dtype="int32", seed=self.draws)
+        drawn = keras.random.randint((*ops.shape(images)[:3], self.channels), 0, 2**24, dtype="int32", seed=seed)
         return ops.cast(drawn, "float32") / 2**23 - 1
 
     def compute_output_shape(self, input_shape):

@@ -46,6 +46,9 @@ TRAINING = {
     "noise_channels": 1,
 }
 
+# Nothing that each backend draws in its own way.
+UNDRAWN = {**TRAINING, "pool_size": 0, "noise_channels": 0, "sample_interval": 0}
+
 BEGINNING = """
     import json, signal, sys
     from pathlib import Path
@@ -223,7 +226,7 @@ TRAININGS = """
     Interruption.__enter__ = enter
     train(broken)
 
-    train(tiny_config(given["datasets"], folder / "begun_on_tensorflow", **given["unpooled"]))
+    train(tiny_config(given["datasets"], folder / "begun_on_tensorflow", **given["undrawn"]))
 
     images = np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3))
     found["restored"] = Restorer.load(folder / "whole", "latest")(images).passes[0].tolist()
@@ -239,12 +242,11 @@ TRAININGS = """
 def runs(datasets_dir, tmp_path_factory):
     """(folder of JAX's runs, what it found, TensorFlow's run without a pool)."""
     folder = tmp_path_factory.mktemp("jax_runs")
-    unpooled = {**TRAINING, "pool_size": 0, "noise_channels": 0, "sample_interval": 0}
-    train(tiny_config(datasets_dir, folder / "tensorflow", **unpooled))
+    train(tiny_config(datasets_dir, folder / "tensorflow", **UNDRAWN))
     begun = Path(shutil.copytree(folder / "tensorflow", folder / "on_jax" / "begun_on_tensorflow"))
     for path in (begun / "checkpoints").glob("epoch-00002.*"):
         path.unlink()
-    given = {"datasets": str(datasets_dir), "settings": TRAINING, "unpooled": unpooled}
+    given = {"datasets": str(datasets_dir), "settings": TRAINING, "undrawn": UNDRAWN}
     return folder / "on_jax", on_jax(TRAININGS, folder / "on_jax", given), folder / "tensorflow"
 
 
@@ -278,8 +280,7 @@ def test_a_run_goes_on_from_one_backend_to_the_other(runs, datasets_dir, tmp_pat
     folder, _, expected = runs
     once = arrays_of(weights_file(folder / "begun_on_tensorflow", 2))
     begun = Path(shutil.copytree(folder / "begun_on_tensorflow", tmp_path / "run"))
-    settings = {**TRAINING, "pool_size": 0, "sample_interval": 0}
-    train(tiny_config(datasets_dir, begun, **{**settings, "epochs": 3}))
+    train(tiny_config(datasets_dir, begun, **{**UNDRAWN, "epochs": 3}))
     assert [row["step"] for row in history(begun)] == ["3", "6", "9"]
     theirs = arrays_of(weights_file(expected, 2))
     assert once.keys() == theirs.keys() == arrays_of(weights_file(begun, 3)).keys()
