@@ -445,7 +445,7 @@ def save_gains(tests, path):
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel("gain in PSNR over the poor image (dB), 95% interval")
-    axes.legend(frameon=False, title="test images")
+    axes.legend(frameon=False, title="test images", loc="upper left", bbox_to_anchor=(1, 1))
     axes.spines[["top", "right"]].set_visible(False)
     with files.atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)

@@ -63,18 +63,49 @@ def test_it_says_what_it_is(path):
     assert text.startswith("# ") and "arxiv.org/abs/2209.14770" in text and "Research only, not for diagnosis" in text
 
 
-@every_notebook
-def test_it_runs(path, tmp_path, monkeypatch):
+def run(path, folder, monkeypatch, **given):
+    """Executes a notebook in a folder, with other values of what its first lines set."""
     nbclient = pytest.importorskip("nbclient", reason="needs nbclient: pip install '.[notebooks]'")
     nbformat = pytest.importorskip("nbformat", reason="needs nbformat: pip install '.[notebooks]'")
     pytest.importorskip("ipykernel", reason="needs ipykernel: pip install '.[notebooks]'")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))  # what a notebook makes goes with the test
+    monkeypatch.setenv("TMPDIR", str(folder))  # what a notebook makes goes with the test
     notebook = nbformat.read(path, as_version=4)
+    first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    for name, value in given.items():
+        first.source, count = re.subn(rf"^{name} = None", f"{name} = {str(value)!r}", first.source, flags=re.MULTILINE)
+        assert count == 1
     client = nbclient.NotebookClient(
-        notebook, timeout=LIMIT_SECONDS, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+        notebook, timeout=LIMIT_SECONDS, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     )
     client.execute()  # raises if a cell does, an assertion for one
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The run folder that a notebook has trained."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        run(REPOSITORY / "notebooks" / "train_and_restore.ipynb", folder, monkeypatch)
+    (found,) = folder.glob("run-*")
+    return found
+
+
+def test_one_trains(trained):
+    assert (trained / "result.json").is_file()
+
+
+def test_one_takes_the_run_of_another(trained, tmp_path, monkeypatch):
+    run(REPOSITORY / "notebooks" / "where_it_looks.ipynb", tmp_path, monkeypatch, MODEL=trained)
+    assert not list(tmp_path.glob("run-*"))  # nothing was trained anew
+
+
+OTHERS = [path for path in NOTEBOOKS if path.stem not in ("train_and_restore", "where_it_looks")]
+
+
+@pytest.mark.parametrize("path", OTHERS, ids=lambda path: path.stem)
+def test_it_runs(path, tmp_path, monkeypatch):
+    run(path, tmp_path, monkeypatch)
 
 
 def test_a_picture_is_kept_in_the_smaller_format_and_width(tmp_path):
