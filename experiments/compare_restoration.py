@@ -17,7 +17,6 @@ figures, cases restored by every method, and each model's worst cases. What was 
 so models can be added later.
 """
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -27,152 +26,26 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from data_prep.degradations import DEGRADATIONS, SEVERITIES
-from data_prep.manifest import MANIFEST_FILE, UNKNOWN, read_manifest
 from data_prep.parallel import parallel_map
 from experiments import classical
 from experiments.perceptual import haarpsi
-from r2c_gan import figures, files, images, metrics
+from experiments.restoration_cases import SMALLEST, TUNING, dominant, groups, read_cases, read_pair
+from experiments.restoration_figures import UNITS, save_cases, save_gains, title, typical_cases, worst_cases
+from experiments.restoration_statistics import INPUT, best_classical, tabulate
+from r2c_gan import files, images, metrics
 from r2c_gan.cli import program
 from r2c_gan.errors import UserError
 
 MEASURES = {"psnr": metrics.psnr, "ssim": metrics.ssim, "haarpsi": haarpsi, "ms_ssim": metrics.ms_ssim}
 MS_SSIM_SMALLEST = 176  # pixels
-SMALLEST = 16  # pixels; SSIM's window has 11
-TUNING = "valA"
-INPUT = "input"
-BEST_CLASSICAL = "best classical"
-RESAMPLES = 2000
-SMALLEST_GROUP = 5  # images; the resamples of fewer say nothing about chance
-PANEL_CASES = 6
 PANEL_MODELS = 4  # more make columns too narrow to see
-
-# Artifacts that are shown as one: their like is met in the same films, and each alone is rare.
-KINDS = {
-    "noise": "noise",
-    "gaussian_blur": "blur",
-    "focal_spot": "blur",
-    "motion_blur": "blur",
-    "over_exposure": "over-exposure",
-    "under_exposure": "under-exposure",
-    "scatter_veil": "scatter veil",
-    "saturation": "saturation",
-    "grid_lines": "digital",
-    "jpeg": "digital",
-    "low_resolution": "digital",
-}
-_DRAWS = 8
 _BATCH = 8
 _PEAK = 100.0  # dB; for tuning, what an image without any error counts as
 
 
-# --- The images -------------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Cases:
-    """Poor images with their clean twins.
-
-    Attributes:
-        names: relative names of the poor images.
-        pairs: list of (poor file, clean file).
-        degradations: for each image the list of dictionaries that the manifest has; empty where it has none.
-        patients: for each image who it is of, or its own name where that is unknown.
-        size: side that images are resized to, in pixels; 0: they are measured as they are.
-    """
-
-    names: list
-    pairs: list
-    degradations: list
-    patients: list
-    size: int = 0
-
-    def __len__(self):
-        return len(self.names)
-
-    def sha256(self):
-        """A checksum of all files and of what is known of them."""
-        parts = [[name, *map(files.sha256, pair), *known] for name, pair, *known in
-                 zip(self.names, self.pairs, self.degradations, self.patients, strict=True)]  # fmt: skip
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-    def read(self, case):
-        """The images of a case, as of `read_pair`."""
-        return read_pair(self.pairs[case], self.size)
-
-
-def read_cases(datasets_dir, domain, limit=None, size=0):
-    """Finds the poor images of a domain, their clean twins, and what the manifest knows of them.
-
-    Args:
-        datasets_dir: the datasets folder.
-        domain: such as "testA"; the twins are in "testA_reference".
-        limit: at most so many images, spread evenly over the sorted list.
-        size: side that images are resized to; 0: not at all.
-
-    Raises:
-        UserError: if a folder or a twin is missing, or the manifest cannot be read.
-    """
-    folder = Path(datasets_dir) / domain
-    reference = folder.with_name(f"{domain}_reference")
-    for path in (folder, reference):
-        if not path.is_dir():
-            raise UserError(
-                f"--datasets_dir={datasets_dir}: has no {path.name}; poor images with clean twins are needed, for the "
-                f"test and ({TUNING}) to tune classical methods; data_prep.prepare --domains=by_degradation makes them"
-            )
-    twins = {path.relative_to(reference).with_suffix(""): path for path in images.list_images(reference, True)}
-    found = images.list_images(folder, recursive=True)
-    if not found:
-        raise UserError(f"{folder}: holds no image")
-    if limit and limit < len(found):
-        found = [found[index] for index in np.linspace(0, len(found) - 1, limit).round().astype(int)]
-    manifest = read_manifest(datasets_dir)
-    cases = Cases([], [], [], [], size)
-    for path in found:
-        name = path.relative_to(folder)
-        if name.with_suffix("") not in twins:
-            raise UserError(f"{path}: has no clean twin of the same name in {reference}")
-        row = manifest.get(f"{domain}/{name.as_posix()}", {})
-        patient = row.get("patient") or UNKNOWN
-        cases.names.append(name.as_posix())
-        cases.pairs.append((path, twins[name.with_suffix("")]))
-        cases.degradations.append(_degradations(row.get("parameters"), name, datasets_dir))
-        cases.patients.append(f"file {name}" if patient == UNKNOWN else f"patient {patient}")
-    return cases
-
-
-def _degradations(text, name, datasets_dir):
-    try:
-        steps = json.loads(text or "[]")
-        if all(step["name"] in DEGRADATIONS and step["severity"] in SEVERITIES for step in steps):
-            return steps
-    except (ValueError, TypeError, KeyError):
-        pass
-    raise UserError(f"{Path(datasets_dir) / MANIFEST_FILE}: {name}: parameters are no list of known degradations")
-
-
-def read_pair(pair, size=0):
-    """(poor, clean), float32 [H, W, 1] in [-1, 1], resized to `size` x `size` unless it is 0.
-
-    Raises:
-        UserError: if they differ in size or are too small for the measures.
-    """
-    poor, clean = (images.read_image(path, channels=1) for path in pair)
-    if poor.shape != clean.shape:
-        raise UserError(f"{pair[0]}: its clean twin has another size ({_size(clean)}, not {_size(poor)})")
-    if min(poor.shape[:2]) < SMALLEST:
-        raise UserError(f"{pair[0]}: {_size(poor)} pixels; at least {SMALLEST} a side are needed")
-    if size:
-        poor, clean = (np.clip(images.resize(image, size, size), -1, 1) for image in (poor, clean))
-    return poor, clean
-
-
-def _size(image):
-    return f"{image.shape[1]} x {image.shape[0]}"
+# --- Measuring --------------------------------------------------------------------------------------------------------
 
 
 def judge(clean, restored):
@@ -182,53 +55,6 @@ def judge(clean, restored):
         for name, measure in MEASURES.items()
         if name != "ms_ssim" or min(clean.shape[:2]) >= MS_SSIM_SMALLEST
     }
-
-
-# --- Artifacts --------------------------------------------------------------------------------------------------------
-
-
-def dominant(clean, steps):
-    """The artifact that alone costs the clean image most, in mean squared error.
-
-    Each is applied to the clean image alone, with the strength that the manifest has of it. What it leaves to chance
-    besides (the grains, a direction) is drawn anew a few times.
-
-    Args:
-        clean: float32 [H, W, 1] in [-1, 1].
-        steps: what degraded the image, as in the manifest.
-
-    Returns:
-        A value of `KINDS`, or None where there are no steps.
-    """
-    unit = (clean[..., 0] + 1) / 2
-    cost = {}
-    for step in steps:
-        strength = next(value for key, value in step.items() if key not in ("name", "severity"))
-        rng = np.random.default_rng(0)
-        draws = [DEGRADATIONS[step["name"]](unit, strength, rng)[0] for _ in range(_DRAWS)]
-        cost[KINDS[step["name"]]] = np.mean((np.clip(draws, 0, 1) - unit) ** 2)
-    return max(cost, key=cost.get, default=None)
-
-
-def groups(cases, dominants):
-    """Which images are compared apart: a dictionary (grouping, group) -> booleans [N].
-
-    Groupings: "all"; "present", images with an artifact among others; "dominant", images where it is the worst one;
-    "severity", where the images are of several.
-    """
-    steps = cases.degradations
-    found = {("all", "all"): np.ones(len(cases), bool)}
-    for kind in dict.fromkeys(KINDS.values()):
-        found["present", kind] = np.array([any(KINDS[step["name"]] == kind for step in some) for some in steps])
-        found["dominant", kind] = np.array([worst == kind for worst in dominants])
-    worst = [max((SEVERITIES.index(step["severity"]) for step in some), default=None) for some in steps]
-    if len(set(worst)) > 1:
-        for place, severity in enumerate(SEVERITIES):
-            found["severity", severity] = np.array([one == place for one in worst])
-    return {key: members for key, members in found.items() if members.any()}
-
-
-# --- Measuring --------------------------------------------------------------------------------------------------------
 
 
 def _tune(job):
@@ -375,200 +201,6 @@ def model_paths(arguments):
     return found
 
 
-# --- Statistics -------------------------------------------------------------------------------------------------------
-
-
-def mean_intervals(values, clusters, seed=0):
-    """Means of columns and their 95% percentile bootstrap intervals; all columns see the same resamples.
-
-    Args:
-        values: floats [N, K]; NaN is left out.
-        clusters: one id an image; whole clusters are drawn.
-        seed: seed of the bootstrap.
-
-    Returns:
-        A list of K dictionaries: n, mean, low, high. The mean is None where nothing is finite, the bounds also where
-        all values are equal or there are fewer than `SMALLEST_GROUP` clusters.
-    """
-    _, cluster = np.unique(np.asarray(clusters), return_inverse=True)
-    rng = np.random.default_rng(seed)
-    count = cluster.max() + 1
-    draws = rng.integers(count, size=(RESAMPLES, count))
-    weights = np.stack([np.bincount(draw, minlength=count) for draw in draws])[:, cluster].astype(float)
-    known = np.isfinite(values)
-    sums = weights @ np.where(known, values, 0)
-    sizes = weights @ known
-    results = []
-    for column, present, total, size in zip(values.T, known.T, sums.T, sizes.T, strict=True):
-        kept = column[present]
-        low = high = None
-        if len(np.unique(kept)) > 1 and len(np.unique(cluster[present])) >= SMALLEST_GROUP:
-            low, high = (
-                round(float(bound), 6) for bound in np.quantile(total[size > 0] / size[size > 0], (0.025, 0.975))
-            )
-        mean = round(float(kept.mean()), 6) if len(kept) else None
-        results.append({"n": len(kept), "mean": mean, "low": low, "high": high})
-    return results
-
-
-def best_classical(scores):
-    """The classical method with the highest mean over the altered test images: measure -> its name.
-
-    It is chosen on the images that it is compared on, in its own favour: a model that is better than it is better
-    than all of them.
-    """
-    names = [name for name in scores if name in classical.METHODS or name == classical.COMBINATION]
-    return {
-        measure: max(names, key=lambda name: np.nanmean(_altered(scores, name, measure))) for measure in scores[INPUT]
-    }
-
-
-def _altered(scores, method, measure):
-    """The values of a method, float [N]; NaN where the poor image is the clean one by this measure (infinite PSNR).
-
-    There is nothing to restore there, and means of two methods are over the same images.
-    """
-    values, before = (np.array(scores[name][measure], float) for name in (method, INPUT))  # None becomes NaN
-    return np.where(np.isfinite(before), values, np.nan)
-
-
-def tabulate(scores, methods, divisions, patients):
-    """The rows of `result.json`.
-
-    Args:
-        scores: method -> measure -> one value an image.
-        methods: method -> what its rows say of it, a dictionary.
-        divisions: what `groups` returns.
-        patients: one id an image.
-
-    Returns:
-        A list of dictionaries: `method`, what `methods` says of it, `measure`, `against` (None: the value itself;
-        "input" or "best classical": the difference to it, image by image), `grouping`, `group`, `n`, `mean`, `low`,
-        `high`, and for differences `improved`, the share of images where the method is better.
-    """
-    rivals = best_classical(scores)
-    columns, heads = [], []
-    for method, measured in scores.items():
-        for measure in measured:
-            values = _altered(scores, method, measure)
-            for against, rival in ((None, None), (INPUT, INPUT), (BEST_CLASSICAL, rivals[measure])):
-                if (method == INPUT and against) or (against == BEST_CLASSICAL and methods[method]["kind"] != "model"):
-                    continue
-                heads.append({"method": method, **methods[method], "measure": measure, "against": against})
-                columns.append(values - (_altered(scores, rival, measure) if against else 0))
-    columns = np.stack(columns, axis=1)
-    patients = np.asarray(patients)
-    rows = []
-    for (grouping, group), members in divisions.items():
-        intervals = mean_intervals(columns[members], patients[members])
-        for head, interval, column in zip(heads, intervals, columns[members].T, strict=True):
-            row = {**head, "grouping": grouping, "group": group, **interval}
-            if head["against"]:
-                known = column[np.isfinite(column)]
-                row["improved"] = round(float(np.mean(known > 0)), 6) if len(known) else None
-            rows.append(row)
-    return rows
-
-
-# --- Figures ----------------------------------------------------------------------------------------------------------
-
-_UNITS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "haarpsi": "HaarPSI", "ms_ssim": "MS-SSIM"}
-_COLORS = {"classical": "#56B4E9", "combination": "#0072B2", "model": "#D55E00"}  # Okabe and Ito 2008
-_COLUMNS = 4
-
-
-def title(method):
-    """What a method is called in figures."""
-    if method in classical.METHODS:
-        return classical.METHODS[method].title
-    return {INPUT: "poor", classical.COMBINATION: "best combination"}.get(method, method)
-
-
-def save_gains(rows, path, measure="psnr", grouping="present"):
-    """Draws the gain over the poor image: a panel each artifact, a line each method, with 95% intervals.
-
-    Artifacts of fewer than `SMALLEST_GROUP` images are left out.
-
-    Args:
-        rows: what `tabulate` returns.
-        path: the PNG to write.
-        measure: a key of `MEASURES`.
-        grouping: "present" or "dominant".
-    """
-    shown = [row for row in rows if row["measure"] == measure and row["against"] == INPUT and row["mean"] is not None]
-    shown = [
-        row for row in shown if row["grouping"] == "all" or (row["grouping"] == grouping and row["n"] >= SMALLEST_GROUP)
-    ]
-    methods = list(dict.fromkeys(row["method"] for row in shown))
-    panels = list(dict.fromkeys((row["grouping"], row["group"]) for row in shown))
-    wide = min(_COLUMNS, len(panels))
-    high = math.ceil(len(panels) / wide)
-    figure = Figure(figsize=(1.9 + 2.1 * wide, high * (0.75 + 0.21 * len(methods)) + 0.4), layout="constrained")
-    all_axes = figure.subplots(high, wide, squeeze=False, sharex=True, sharey=True).ravel()
-    for axes, panel in zip(all_axes, panels, strict=False):
-        some = [row for row in shown if (row["grouping"], row["group"]) == panel]
-        for row in some:
-            place, color = methods.index(row["method"]), _COLORS[row["kind"]]
-            if row["low"] is not None:
-                axes.plot([row["low"], row["high"]], [place, place], color=color, linewidth=1.6)
-            axes.plot(row["mean"], place, "o", color=color, markersize=4.5)
-        axes.axvline(0, color="0.3", linewidth=0.8)
-        axes.set_title(f"{panel[1]}, n = {max(row['n'] for row in some)}", fontsize=9, loc="left")
-        axes.set_yticks(range(len(methods)), [title(method) for method in methods], fontsize=8)
-        axes.tick_params(axis="x", labelsize=8, labelbottom=True)
-        axes.grid(axis="x", alpha=0.25, linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-    all_axes[0].invert_yaxis()
-    for axes in all_axes[len(panels) :]:
-        axes.set_axis_off()
-    what = {"present": "images with this artifact", "dominant": "images where this artifact is the worst one"}[grouping]
-    figure.supxlabel(f"gain in {_UNITS[measure]} over the poor image, mean and 95% interval; {what}", fontsize=9)
-    with files.atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=figures.DPI, format="png")
-
-
-def typical_cases(cases, dominants, scores):
-    """One case an artifact that is the worst one: that of median PSNR before restoring. At most `PANEL_CASES`."""
-    order = np.argsort(_altered(scores, INPUT, "psnr"), kind="stable")
-    members = {kind: [case for case in order if dominants[case] == kind] for kind in dict.fromkeys(KINDS.values())}
-    chosen = [some[len(some) // 2] for some in members.values() if some] or [order[len(order) // 2]]
-    return [int(case) for case in chosen[:PANEL_CASES]]
-
-
-def worst_cases(scores, method):
-    """The cases of lowest gain in PSNR over the poor image, worst first."""
-    gain = _altered(scores, method, "psnr") - _altered(scores, INPUT, "psnr")
-    return [int(case) for case in np.argsort(gain, kind="stable")[:PANEL_CASES] if np.isfinite(gain[case])]
-
-
-def save_cases(cases, chosen, restored, scores, path):
-    """Draws cases in rows: poor, what each method makes of it, clean; with PSNR and the gain under them.
-
-    Args:
-        cases: the `Cases`.
-        chosen: indices of those to draw.
-        restored: method -> one image float32 [H, W, 1] a chosen case.
-        scores: method -> measure -> one value an image of all cases.
-        path: the PNG to write.
-    """
-    pairs = [cases.read(case) for case in chosen]
-    rows = [[poor, *(some[place] for some in restored.values()), clean] for place, (poor, clean) in enumerate(pairs)]
-    captions = [[*(_caption(scores, method, case) for method in (INPUT, *restored)), ""] for case in chosen]
-    titles = ["poor", *map(title, restored), "clean"]
-    artifacts = [" + ".join(KINDS[step["name"]] for step in cases.degradations[case]) for case in chosen]
-    figures.save_panel(rows, path, titles, row_titles=artifacts, captions=captions)
-
-
-def _caption(scores, method, case):
-    value, before = scores[method]["psnr"][case], scores[INPUT]["psnr"][case]
-    if value is None:
-        return "equal"
-    text = f"{value:.1f} dB"
-    return (
-        text if method == INPUT or before is None else f"{text} ({value - before:+.1f})".replace("-", "\N{MINUS SIGN}")
-    )
-
-
 # --- The program ------------------------------------------------------------------------------------------------------
 
 
@@ -713,7 +345,7 @@ def _table(rows):
     """What a person looks at first: every method over all images, its gain over the poor one with its interval."""
     shown = [row for row in rows if row["grouping"] == "all" and row["against"] in (None, INPUT)]
     measures = list(dict.fromkeys(row["measure"] for row in shown))
-    lines = [["", *(f"{_UNITS[measure]}, gain [95%]" for measure in measures)]]
+    lines = [["", *(f"{UNITS[measure]}, gain [95%]" for measure in measures)]]
     for method in dict.fromkeys(row["method"] for row in shown):
         line = [title(method)]
         for measure in measures:

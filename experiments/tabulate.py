@@ -18,7 +18,7 @@ from absl import flags
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
-from experiments import compare_restoration
+from experiments import restoration_figures
 from experiments.evidence import SEVERITIES, rows, size_and_data
 from r2c_gan import files, metrics
 from r2c_gan.cli import program
@@ -218,7 +218,7 @@ def restoration_table(result):
         "|" + "---|" * (len(measures) + 2),
     ]
     for method in dict.fromkeys(row["method"] for row in result["rows"]):
-        cells = [compare_restoration.title(method)]
+        cells = [restoration_figures.title(method)]
         for measure in measures:
             row = mean_of(result, method, measure)
             cells.append(Estimate(row["mean"], row["low"], row["high"], None).text(RESTORATION[measure][1]))

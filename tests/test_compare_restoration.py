@@ -15,7 +15,13 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from data_prep import degradations
 from data_prep.manifest import COLUMNS
-from experiments import classical, compare_restoration
+from experiments import (
+    classical,
+    compare_restoration,
+    restoration_cases,
+    restoration_figures,
+    restoration_statistics,
+)
 from r2c_gan import files, images, metrics
 from r2c_gan.errors import UserError
 from r2c_gan.restoration import Restorer
@@ -96,28 +102,28 @@ def table(path):
 
 
 def test_cases_have_their_twins_artifacts_and_patients(films):
-    cases = compare_restoration.read_cases(films, "testA")
+    cases = restoration_cases.read_cases(films, "testA")
     assert cases.names == sorted(f"{('control', 'covid')[index % 2]}/film-{index}.png" for index in range(10))
     for name, (poor, clean) in zip(cases.names, cases.pairs, strict=True):
         assert poor == films / "testA" / name and clean == films / "testA_reference" / name
     by_name = dict(zip(cases.names, cases.degradations, strict=True))
     assert [step["name"] for step in by_name["control/film-2.png"]] == BLENDS[2]
     assert len(set(cases.patients)) == 5
-    unknown = compare_restoration.read_cases(films, "valA").patients
+    unknown = restoration_cases.read_cases(films, "valA").patients
     assert len(set(unknown)) == 4  # each its own
 
 
 def test_a_limit_spreads_over_the_list(films):
-    every = compare_restoration.read_cases(films, "testA").names
-    some = compare_restoration.read_cases(films, "testA", 3).names
+    every = restoration_cases.read_cases(films, "testA").names
+    some = restoration_cases.read_cases(films, "testA", 3).names
     assert some == [every[0], every[4], every[9]]
-    assert compare_restoration.read_cases(films, "testA", 50).names == every
+    assert restoration_cases.read_cases(films, "testA", 50).names == every
 
 
 def test_twins_may_have_another_suffix(copied):
     for path in (copied / "testA_reference").rglob("*.png"):
         path.rename(path.with_suffix(".jpg"))
-    cases = compare_restoration.read_cases(copied, "testA")
+    cases = restoration_cases.read_cases(copied, "testA")
     assert all(clean.suffix == ".jpg" for _, clean in cases.pairs)
 
 
@@ -132,7 +138,7 @@ def test_a_missing_folder_is_named(copied, tmp_path, folder):
 def test_a_missing_twin_is_named(copied):
     (copied / "testA_reference" / "covid" / "film-3.png").unlink()
     with pytest.raises(UserError, match=r"film-3\.png: has no clean twin"):
-        compare_restoration.read_cases(copied, "testA")
+        restoration_cases.read_cases(copied, "testA")
 
 
 def test_a_twin_of_another_size_is_named(copied, tmp_path, small_grids):
@@ -145,7 +151,7 @@ def test_too_small_an_image_is_named(tmp_path):
     for name in ("poor.png", "clean.png"):
         images.write_image(tmp_path / name, np.zeros((15, 20)))
     with pytest.raises(UserError, match=r"poor\.png: 20 x 15 pixels; at least 16"):
-        compare_restoration.read_pair((tmp_path / "poor.png", tmp_path / "clean.png"))
+        restoration_cases.read_pair((tmp_path / "poor.png", tmp_path / "clean.png"))
 
 
 @pytest.mark.parametrize("text", ["{", '[{"name": "rust", "severity": "mild"}]', '["noise"]', "3"])
@@ -154,7 +160,7 @@ def test_a_manifest_of_unknown_degradations_is_named(copied, text):
     rows[2]["parameters"] = text
     files.write_csv(copied / "manifest.csv", rows, COLUMNS)
     with pytest.raises(UserError, match=r"manifest\.csv: .*film-2\.png"):
-        compare_restoration.read_cases(copied, "testA")
+        restoration_cases.read_cases(copied, "testA")
 
 
 def test_names_of_models(tmp_path):
@@ -179,7 +185,7 @@ def test_names_of_models(tmp_path):
 
 
 def test_every_degradation_has_a_kind_and_records_its_strength_first(monkeypatch):
-    assert set(compare_restoration.KINDS) == set(degradations.DEGRADATIONS)
+    assert set(restoration_cases.KINDS) == set(degradations.DEGRADATIONS)
     rng = np.random.default_rng(0)
     for name in degradations.DEGRADATIONS:
         _, step = degradations.apply(name, chest(rng), rng, "moderate")
@@ -190,7 +196,7 @@ def test_every_degradation_has_a_kind_and_records_its_strength_first(monkeypatch
             return image, {}
 
         monkeypatch.setitem(degradations.DEGRADATIONS, name, spy)
-        compare_restoration.dominant(2 * chest(rng)[..., None] - 1, [step])
+        restoration_cases.dominant(2 * chest(rng)[..., None] - 1, [step])
         low, high = degradations.RANGES[name]["moderate"]
         assert low <= given[0] <= high, name
 
@@ -201,11 +207,11 @@ def test_the_dominant_artifact_costs_most():
     grain = {"name": "noise", "severity": "moderate", "photons": 400.0, "electronic": 0.5}
     coarse = {"name": "noise", "severity": "moderate", "photons": 3.0, "electronic": 0.5}
     blur = {"name": "gaussian_blur", "severity": "moderate", "sigma": 1.0}
-    assert compare_restoration.dominant(clean, [grain, shift, blur]) == "over-exposure"
-    assert compare_restoration.dominant(clean, [shift, coarse]) == "noise"
-    assert compare_restoration.dominant(clean, [coarse, shift]) == "noise"
-    assert compare_restoration.dominant(clean, [blur]) == "blur"
-    assert compare_restoration.dominant(clean, []) is None
+    assert restoration_cases.dominant(clean, [grain, shift, blur]) == "over-exposure"
+    assert restoration_cases.dominant(clean, [shift, coarse]) == "noise"
+    assert restoration_cases.dominant(clean, [coarse, shift]) == "noise"
+    assert restoration_cases.dominant(clean, [blur]) == "blur"
+    assert restoration_cases.dominant(clean, []) is None
 
 
 def test_groups():
@@ -213,8 +219,8 @@ def test_groups():
         return {"name": name, "severity": severity}
 
     steps = [[step("noise"), step("jpeg")], [step("motion_blur")], [step("noise"), step("saturation", "severe")], []]
-    cases = compare_restoration.Cases(list("abcd"), [None] * 4, steps, list("abcd"))
-    found = compare_restoration.groups(cases, ["noise", "blur", "saturation", None])
+    cases = restoration_cases.Cases(list("abcd"), [None] * 4, steps, list("abcd"))
+    found = restoration_cases.groups(cases, ["noise", "blur", "saturation", None])
     assert {key: members.tolist() for key, members in found.items()} == {
         ("all", "all"): [True, True, True, True],
         ("present", "noise"): [True, False, True, False],
@@ -235,7 +241,7 @@ def test_groups():
 def test_intervals_agree_with_the_library():
     values = np.random.default_rng(5).normal(20, 3, (60, 2))
     values[3, 1] = np.nan
-    found = compare_restoration.mean_intervals(values, range(60))
+    found = restoration_statistics.mean_intervals(values, range(60))
     for column, interval in zip(values.T, found, strict=True):
         expected = metrics.summary(np.where(np.isnan(column), np.inf, column))
         assert interval["n"] == expected["n"]
@@ -247,9 +253,9 @@ def test_intervals_agree_with_the_library():
 def test_intervals_draw_whole_patients():
     values = np.random.default_rng(5).normal(0, 1, (40, 1))
     doubled = values.repeat(2, axis=0)
-    once = compare_restoration.mean_intervals(values, range(40))[0]
-    by_patient = compare_restoration.mean_intervals(doubled, np.arange(40).repeat(2))[0]
-    as_if_independent = compare_restoration.mean_intervals(doubled, range(80))[0]
+    once = restoration_statistics.mean_intervals(values, range(40))[0]
+    by_patient = restoration_statistics.mean_intervals(doubled, np.arange(40).repeat(2))[0]
+    as_if_independent = restoration_statistics.mean_intervals(doubled, range(80))[0]
     assert by_patient["n"] == 80
     assert by_patient["high"] - by_patient["low"] == pytest.approx(once["high"] - once["low"], rel=1e-3)
     assert as_if_independent["high"] - as_if_independent["low"] < 0.85 * (once["high"] - once["low"])
@@ -257,11 +263,11 @@ def test_intervals_draw_whole_patients():
 
 def test_intervals_that_are_none():
     values = np.array([[1, 2, np.nan], [1, 3, np.nan], [1, 4, np.nan], [1, 5, np.nan], [1, 6, np.nan]], float)
-    same, different, empty = compare_restoration.mean_intervals(values, range(5))
+    same, different, empty = restoration_statistics.mean_intervals(values, range(5))
     assert same == {"n": 5, "mean": 1.0, "low": None, "high": None}
     assert different["low"] < 4 < different["high"]
     assert empty == {"n": 0, "mean": None, "low": None, "high": None}
-    few = compare_restoration.mean_intervals(values[:, 1:2], [1, 2, 3, 4, 4])[0]
+    few = restoration_statistics.mean_intervals(values[:, 1:2], [1, 2, 3, 4, 4])[0]
     assert few == {"n": 5, "mean": 4.0, "low": None, "high": None}
 
 
@@ -275,7 +281,7 @@ def test_rows_of_known_scores():
     kinds = {"input": "input", "clahe": "classical", "unsharp_mask": "classical", "net": "model"}
     methods = {name: {"kind": kind, "parameters": {"of": name}} for name, kind in kinds.items()}
     divisions = {("all", "all"): np.ones(4, bool), ("present", "noise"): np.array([True, True, False, False])}
-    rows = compare_restoration.tabulate(scores, methods, divisions, list("abcd"))
+    rows = restoration_statistics.tabulate(scores, methods, divisions, list("abcd"))
     found = {(row["method"], row["against"], row["group"]): row for row in rows}
     assert len(rows) == len(found) == 2 * (1 + 2 + 2 + 3)
     # the PSNR of one input is infinite, and there is nothing to restore
@@ -333,8 +339,8 @@ def test_what_is_tuned_is_best_on_validation_images(compared, films, small_grids
     scores = {}
     for steps in classical.combinations():
         psnr = []
-        for pair in compare_restoration.read_cases(films, "valA").pairs:
-            poor, clean = compare_restoration.read_pair(pair)
+        for pair in restoration_cases.read_cases(films, "valA").pairs:
+            poor, clean = restoration_cases.read_pair(pair)
             restored = classical.restore(poor, steps).astype(float)
             psnr.append(peak_signal_noise_ratio(clean.astype(float), restored, data_range=2))
         scores[json.dumps(steps)] = np.mean(psnr)
@@ -370,7 +376,7 @@ def test_result_agrees_with_the_scores(compared):
                 one["file"]
                 for one in scores
                 if one["method"] == "input"
-                and row["group"] in [compare_restoration.KINDS[name] for name in one["artifacts"].split()]
+                and row["group"] in [restoration_cases.KINDS[name] for name in one["artifacts"].split()]
             ]
         gains = [psnr["model, 2 passes", name] - (psnr[other, name] if other else 0) for name in members]
         assert row["n"] == len(gains)
@@ -400,7 +406,7 @@ def test_figures_are_drawn(compared):
 
 def test_worst_cases_come_first():
     scores = {"input": {"psnr": [20, 20, None, 20, 20]}, "net": {"psnr": [22, 15, 19, 21, 18]}}
-    assert compare_restoration.worst_cases(scores, "net") == [1, 4, 3, 0]
+    assert restoration_figures.worst_cases(scores, "net") == [1, 4, 3, 0]
 
 
 def forbid(*arguments):
