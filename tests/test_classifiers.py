@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments import classifiers
-from experiments.classifiers import Classifier, ClassifierConfig, build_classifier, domains_of, train
+from experiments import classifier_networks, classifiers
+from experiments.classifier_networks import build_classifier
+from experiments.classifiers import Classifier, ClassifierConfig, domains_of, train
 from r2c_gan import images, metrics
 from r2c_gan.callbacks import read_history
 from r2c_gan.data import UnpairedStream, clean_twins, read_batches, read_domain
@@ -58,7 +59,7 @@ def test_scaling_is_that_of_the_application(network):
 
     module = {"densenet121": "densenet", "resnet50": "resnet", "inception_v3": "inception_v3"}[network]
     gray = np.linspace(-1, 1, 5)[:, None]
-    scale, offset = classifiers.input_scaling(network)
+    scale, offset = classifier_networks.input_scaling(network)
     pixels = np.repeat((gray + 1) * 127.5, 3, axis=1).reshape(1, 5, 1, 3)
     expected = getattr(keras.applications, module).preprocess_input(pixels.copy())[0, :, 0]
     np.testing.assert_allclose(scale * gray + offset, expected, atol=1e-5)

@@ -10,9 +10,10 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 
 from data_prep.phantoms import PhantomSet, make_phantom, write_dataset
-from experiments import disease_preservation as preservation
+from experiments import opacity_contrast, preservation_figures, verdict_agreement
 from experiments.compare_classifiers import stages
-from experiments.disease_preservation import Anatomy, agreement, anatomies, brightest_patch, contrast, verdict_changes
+from experiments.opacity_contrast import Anatomy, anatomies, brightest_patch, contrast
+from experiments.verdict_agreement import agreement, verdict_changes
 from r2c_gan import images
 from r2c_gan.data import clean_twins, read_domain
 from r2c_gan.errors import UserError
@@ -26,7 +27,7 @@ SIZE = 48
 @pytest.mark.parametrize("seed", range(4))
 def test_kappa_against_scikit_learn(seed):
     first, second = np.random.default_rng(seed).random((2, 30)) < [[0.3], [0.6]]
-    assert preservation.kappa(first, second) == pytest.approx(cohen_kappa_score(first, second))
+    assert verdict_agreement.kappa(first, second) == pytest.approx(cohen_kappa_score(first, second))
 
 
 def test_agreement_by_hand():
@@ -87,11 +88,11 @@ def test_turned_cases_are_the_largest_changes_and_half_of_them_bad_ones():
     probabilities = {"poor": np.array([0.4, 0.1, 0.9, 0.6, 0.2]), "restored": np.array([0.6, 0.2, 0.1, 0.9, 0.7])}
     called = probabilities["restored"] > 0.5
     for target in (called, ~called):  # all turned to it, all away from it
-        assert preservation.turned_cases(probabilities, target) == [2, 4, 0]
-        assert preservation.turned_cases(probabilities, target, 2) == [2, 4]
+        assert preservation_figures.turned_cases(probabilities, target) == [2, 4, 0]
+        assert preservation_figures.turned_cases(probabilities, target, 2) == [2, 4]
     mixed = np.array([False, False, False, True, False])  # only the third was turned to it
-    assert preservation.turned_cases(probabilities, mixed) == [4, 0, 2]
-    assert preservation.turned_cases(probabilities, mixed, 2) == [4, 2]
+    assert preservation_figures.turned_cases(probabilities, mixed) == [4, 0, 2]
+    assert preservation_figures.turned_cases(probabilities, mixed, 2) == [4, 2]
 
 
 # --- Phantoms ---------------------------------------------------------------------------------------------------------
@@ -204,8 +205,8 @@ def known_batches(phantoms_dir, found, share, add):
 
 def test_an_opacity_half_erased_is_half_kept(phantoms_dir, found):
     labels, batches = known_batches(phantoms_dir, found, share=0.5, add=0.0)
-    scores = preservation.phantom_scores(batches, found)
-    result = preservation.summarise_phantoms(scores, labels, found)["stages"]
+    scores = opacity_contrast.phantom_scores(batches, found)
+    result = opacity_contrast.summarise_phantoms(scores, labels, found)["stages"]
     covid = labels == 1
     lost = [contrast(anatomy.opacity, anatomy)[0] / 2 for anatomy in np.array(found, object)[covid]]
     before, after = scores["clean"]["contrast"][covid], scores["restored by x"]["contrast"][covid]
@@ -226,8 +227,8 @@ def test_an_opacity_half_erased_is_half_kept(phantoms_dir, found):
 
 def test_an_opacity_added_to_controls_is_found(phantoms_dir, found):
     labels, batches = known_batches(phantoms_dir, found, share=1.0, add=1.0)
-    scores = preservation.phantom_scores(batches, found)
-    result = preservation.summarise_phantoms(scores, labels, found)
+    scores = opacity_contrast.phantom_scores(batches, found)
+    result = opacity_contrast.summarise_phantoms(scores, labels, found)
     controls = result["stages"]["restored by x"]["controls"]
     assert controls["false_opacity_in_place"]["n"] == 4
     assert controls["false_opacity_in_place"]["count"] == 4
@@ -239,8 +240,8 @@ def test_an_opacity_added_to_controls_is_found(phantoms_dir, found):
 
 def test_change_inside_and_outside_the_lungs(phantoms_dir, found):
     labels, batches = known_batches(phantoms_dir, found, share=0.0, add=0.0)
-    scores = preservation.phantom_scores(batches, found)
-    change = preservation.summarise_phantoms(scores, labels, found)["stages"]["restored by x"]["change"]
+    scores = opacity_contrast.phantom_scores(batches, found)
+    change = opacity_contrast.summarise_phantoms(scores, labels, found)["stages"]["restored by x"]["change"]
     expected = [
         np.abs(anatomy.opacity[anatomy.lungs]).mean() if label else 0
         for anatomy, label in zip(found, labels, strict=True)
@@ -260,8 +261,8 @@ def test_opacities_too_small_to_measure_are_left_out(phantoms_dir, found):
     blind[first] = Anatomy(
         found[first].lungs, np.zeros_like(found[first].lungs), found[first].ring, found[first].opacity
     )
-    scores = preservation.phantom_scores(batches, blind)
-    result = preservation.summarise_phantoms(scores, labels, blind)
+    scores = opacity_contrast.phantom_scores(batches, blind)
+    result = opacity_contrast.summarise_phantoms(scores, labels, blind)
     assert np.isnan(scores["clean"]["contrast"][first])
     assert result["n_without_measurable_opacity"] == 1
     assert result["stages"]["clean"]["opacities"]["contrast"]["n"] == 3
@@ -273,10 +274,12 @@ def test_opacities_too_small_to_measure_are_left_out(phantoms_dir, found):
 
 def test_figures(phantoms_dir, found, tmp_path):
     labels, batches = known_batches(phantoms_dir, found, share=0.5, add=0.2)
-    preservation.save_contrast(preservation.phantom_scores(batches, found), labels, tmp_path / "contrast.png")
+    preservation_figures.save_contrast(
+        opacity_contrast.phantom_scores(batches, found), labels, tmp_path / "contrast.png"
+    )
     rng = np.random.default_rng(0)
     called = {image: rng.random(len(labels)) < 0.5 for image in ("poor", "restored")}
-    preservation.save_verdicts(labels, called, tmp_path / "verdicts.png", "model")
+    preservation_figures.save_verdicts(labels, called, tmp_path / "verdicts.png", "model")
     domain = read_domain(phantoms_dir / "testA")
     restorer = Restorer(
         lambda batch: (batch, np.full((len(batch), 2), 0.5, np.float32)), (SIZE, SIZE), channels=1, stride=2
@@ -284,10 +287,10 @@ def test_figures(phantoms_dir, found, tmp_path):
     same = np.full(len(labels), 0.2)
     arguments = domain, None, restorer, 1
     nothing = {"poor": same, "restored": same}
-    assert preservation.save_turned(*arguments, nothing, tmp_path / "changed.png") == 0
+    assert preservation_figures.save_turned(*arguments, nothing, tmp_path / "changed.png") == 0
     assert not (tmp_path / "changed.png").exists()
     turned = {"poor": same, "restored": np.where(labels == 1, 0.9, 0.2)}
-    assert preservation.save_turned(*arguments, turned, tmp_path / "changed.png") == 4
+    assert preservation_figures.save_turned(*arguments, turned, tmp_path / "changed.png") == 4
     for name in ("contrast.png", "verdicts.png", "changed.png"):
         assert images.read_image(tmp_path / name).std() > 0.1
 
