@@ -152,7 +152,7 @@ def _training(origin):
     settings = {
         name: Path(value).name if name in PATHS else value
         for name, value in origin.training.items()
-        if name != "imported_from"
+        if name != "imported_from" and value is not None  # a flag that was not given
     }
     result = origin.result
     lines = ["## Training", ""]
