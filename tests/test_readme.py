@@ -106,4 +106,4 @@ def test_the_flags_of_the_table_have_the_defaults_it_states():
         values = [value.strip(" `") for value in values.split(",")]
         for name, value in zip(names, values, strict=True):
             default = defaults[name]
-            assert (value == "none" if default is None else type(default)(value) == default), name
+            assert value == "none" if default is None else type(default)(value) == default, name
