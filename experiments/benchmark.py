@@ -322,10 +322,15 @@ def without(idea, batch):
         return call
 
     def generator_step(self, *arguments, **options):
+        degrader = apart(self.degrader)
+
         class Apart:
-            restorer, degrader = apart(self.restorer), apart(self.degrader)
+            restorer = apart(self.restorer)
             discriminator_a, discriminator_b = self.discriminator_a, self.discriminator_b
             loss_weights = self.loss_weights
+
+            def degrade(images, noise, training):
+                return degrader(images, training=training)
 
         return whole(Apart, *arguments, **options)
 
