@@ -25,7 +25,7 @@ TESTS = Path(__file__).parent
 EPOCHS = 4
 KILLS = 20
 # Many short steps, and a network that is traced in no time.
-KILLED = {"epochs": 40, "method": "convolutional-light", "filters": 2, "crop_size": 16}
+KILLED = {"epochs": 30, "method": "convolutional-light", "filters": 2, "crop_size": 16, "sample_interval": 0}
 
 # Imports once, then trains in one child process after another, each of which is killed from outside.
 NURSERY = """
