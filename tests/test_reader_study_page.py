@@ -297,6 +297,7 @@ def test_a_tab_that_did_not_hear_of_the_other_overwrites_nothing(reading, tmp_pa
     assert reading.ready(deaf)[0] == 0  # it still shows the pair that is answered
     deaf.keyboard.press("ArrowRight")
     assert reading.ready(deaf)[:2] == (1, "pair")
+    assert "Answered in another window" in deaf.locator("#status").inner_text()
     assert (
         deaf.locator("[data-field][data-step=pair] [aria-pressed=true]").count() == 0
     )  # what was meant for another pair counts for nothing

@@ -69,7 +69,8 @@
   const stepOf = (record) => (record.diagnosed ? "pair" : "diagnosis");
   const fieldsOf = (step) => (step === "pair" ? ["preferred", ...RATINGS] : ["covid"]);
 
-  const render = () => {
+  // `here` says that the reader has just gone on in this window; else a change of the pair comes from another one.
+  const render = (here = false) => {
     if (!answers) {
       screen("welcome");
       return;
@@ -90,8 +91,10 @@
     at("#place").textContent = `Pair ${done + 1} of ${total}`;
     Object.assign(at("#progress"), { max: total, value: done });
     if (shown !== `${presentation.id} ${step}`) {
+      const followed = shown !== null && !here;
       shown = `${presentation.id} ${step}`;
       show(presentation, step);
+      if (followed) say("Answered in another window; this one has followed.");
     }
     for (const button of all("[data-value]")) {
       const field = button.closest("[data-field]").dataset.field;
@@ -184,7 +187,7 @@
     }
     if (record.diagnosed) answers.write(presentation, { seconds_pair: clock.seconds, answered: new Date().toISOString() });
     else answers.write(presentation, { seconds_diagnosis: clock.seconds, diagnosed: true });
-    render();
+    render(true);
   };
 
   const save = () => {
@@ -268,11 +271,7 @@
   addEventListener("keydown", (event) => {
     if (press(event)) event.preventDefault();
   });
-  addEventListener("storage", () => {
-    const before = shown;
-    render();
-    if (before && shown !== before) say("Answered in another window; this one has followed.");
-  });
+  addEventListener("storage", () => render());
   document.addEventListener("visibilitychange", () => clock.toggle());
   at("#next").addEventListener("click", next);
   at("#zoom-in").addEventListener("click", () => viewport.zoom(1.25));
