@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,6 +16,8 @@ from r2c_gan.errors import UserError
 # It can only be read by setting it, which is not safe once there are threads.
 _UMASK = os.umask(0)
 os.umask(_UMASK)
+# In indented JSON: a list or dictionary that holds no other. A newline is never inside a string.
+_PLAIN = re.compile(r"""([\[{])\n *((?:[^\[\]{}"]|"(?:[^"\\]|\\.)*")*)\n *([\]}])""")
 
 
 @contextlib.contextmanager
@@ -79,8 +82,13 @@ def write_text(path, text):
 
 
 def write_json(path, value):
-    """Writes `value` as indented JSON, atomically. NaN and infinity are refused: they are not JSON."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    """Writes `value` as indented JSON, atomically, what holds nothing but plain values on a line of its own.
+
+    NaN and infinity are refused: they are not JSON.
+    """
+    text = json.dumps(value, indent=2, allow_nan=False)
+    text = _PLAIN.sub(lambda found: found[1] + re.sub(r"\n *", " ", found[2]) + found[3], text)
+    write_text(path, text + "\n")
 
 
 def read_json(path):

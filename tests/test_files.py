@@ -85,6 +85,20 @@ def test_json_round_trip(tmp_path):
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == value
 
 
+def test_json_has_a_line_for_what_holds_plain_values(tmp_path):
+    value = {"rows": [{"n": 2, "of": "[a\n  b]"}, {"n": 3, "of": '}"\\{'}], "none": [], "pairs": [[1, 2], {}]}
+    files.write_json(tmp_path / "a.json", value)
+    assert files.read_json(tmp_path / "a.json") == value
+    lines = (tmp_path / "a.json").read_text(encoding="utf-8").splitlines()
+    assert (
+        len(lines) == 11
+        and lines[2] == r"""    {"n": 2, "of": "[a\n  b]"},"""
+        and lines[-4:-2] == ["    [1, 2],", "    {}"]
+    )
+    files.write_json(tmp_path / "b.json", [{"n": 2, "mean": 0.5}])
+    assert (tmp_path / "b.json").read_text(encoding="utf-8") == '[\n  {"n": 2, "mean": 0.5}\n]\n'
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_json_without_nan(tmp_path, value):
     files.write_json(tmp_path / "a.json", 1)

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from experiments import evidence, tabulate
+from experiments import evidence, evidence_figures, evidence_rows, evidence_tables, tabulate
 from r2c_gan import files
 from r2c_gan.errors import UserError
 
@@ -49,7 +49,7 @@ def f1(labels, probabilities):
 
 def test_a_row_is_the_mean_over_its_seeds(tmp_path):
     truth = [record(tmp_path, ROW, seed) for seed in range(3)]
-    row = tabulate.load(tmp_path, ROW, [0, 1, 2, 3], "mild")  # seed 3 is not done yet
+    row = evidence_rows.load(tmp_path, ROW, [0, 1, 2, 3], "mild")  # seed 3 is not done yet
     assert row.probabilities.shape == (3, 60)
     singles = [f1(labels, probabilities) for labels, probabilities, _, _ in truth]
     assert row.f1().value == pytest.approx(np.mean(singles))
@@ -66,7 +66,7 @@ def test_a_row_is_the_mean_over_its_seeds(tmp_path):
 
 def test_a_pairing_narrows_the_interval_of_a_gain(tmp_path):
     record(tmp_path, ROW, 0)
-    row = tabulate.load(tmp_path, ROW, [0], "mild")
+    row = evidence_rows.load(tmp_path, ROW, [0], "mild")
     gain, restored = row.score("psnr_restored", minus="psnr_input"), row.score("psnr_restored")
     assert gain.deviation is restored.deviation is None
     assert gain.high - gain.low < (restored.high - restored.low) / 2
@@ -74,8 +74,8 @@ def test_a_pairing_narrows_the_interval_of_a_gain(tmp_path):
 
 def test_the_table_says_what_was_recorded(tmp_path):
     truth = record(tmp_path, ROW, 0)
-    row = tabulate.load(tmp_path, ROW, [0], "mild")
-    header, _, poor, line = tabulate.table([row]).splitlines()
+    row = evidence_rows.load(tmp_path, ROW, [0], "mild")
+    header, _, poor, line = evidence_tables.methods_table([row]).splitlines()
     assert header.split(" | ")[2:4] == ["F1", "AUROC"]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[:2] == ["operational, q=3", "1"]
@@ -89,13 +89,13 @@ def test_other_test_images_are_refused(tmp_path):
     record(tmp_path, ROW, 0)
     record(tmp_path, ROW, 1, names=[f"other-{i}.png" for i in range(60)])
     with pytest.raises(UserError, match=f"{ROW}-1: was tested on other images"):
-        tabulate.load(tmp_path, ROW, [0, 1], "mild")
+        evidence_rows.load(tmp_path, ROW, [0, 1], "mild")
 
 
 def test_nothing_recorded_is_nothing(tmp_path):
-    assert tabulate.load(tmp_path, ROW, [0], "mild") is None
+    assert evidence_rows.load(tmp_path, ROW, [0], "mild") is None
     record(tmp_path, ROW, 0)
-    assert tabulate.load(tmp_path, ROW, [0], "severe") is None
+    assert evidence_rows.load(tmp_path, ROW, [0], "severe") is None
 
 
 def test_a_page_is_filled_between_its_comments(tmp_path):
@@ -117,8 +117,8 @@ def test_a_page_is_filled_between_its_comments(tmp_path):
 def test_the_figure_is_drawn(tmp_path):
     record(tmp_path, ROW, 0)
     record(tmp_path, ROW, 1, gain=-1)
-    row = tabulate.load(tmp_path, ROW, [0, 1], "mild")
-    tabulate.save_gains({"64 px, mild": [row]}, tmp_path / "gains.png")
+    row = evidence_rows.load(tmp_path, ROW, [0, 1], "mild")
+    evidence_figures.save_gains({"64 px, mild": [row]}, tmp_path / "gains.png")
     assert (tmp_path / "gains.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -204,28 +204,28 @@ def test_an_undegraded_image_is_left_out_of_the_psnr_alone(tmp_path):
         writer = csv.DictWriter(file, lines[0])
         writer.writeheader()
         writer.writerows(lines)
-    row = tabulate.load(tmp_path, ROW, [0], "mild")
+    row = evidence_rows.load(tmp_path, ROW, [0], "mild")
     kept = [line for index, line in enumerate(lines) if index != 3]
     gain = np.mean([float(line["psnr_restored"]) - float(line["psnr_input"]) for line in kept])
     assert row.score("psnr_restored", minus="psnr_input").value == pytest.approx(gain)
     assert row.score("psnr_input").value == pytest.approx(np.mean([float(line["psnr_input"]) for line in kept]))
     assert row.score("ssim_input").value == pytest.approx(np.mean([float(line["ssim_input"]) for line in lines]))
-    assert "inf" not in tabulate.table([row]) and "inf" not in tabulate.worst_table(row)
+    assert "inf" not in evidence_tables.methods_table([row]) and "inf" not in evidence_tables.worst_table(row)
 
 
 def test_the_best_classical_method_stands_between_poor_and_restored(tmp_path):
     record(tmp_path, ROW, 0)
-    row = tabulate.load(tmp_path, ROW, [0], "mild")
-    text = tabulate.summary_table(
+    row = evidence_rows.load(tmp_path, ROW, [0], "mild")
+    text = evidence_tables.summary_table(
         {(64, "mild"): [row]}, {(64, "mild"): comparison(input=20.0, clahe=18.0, combination=31.5)}
     )
     poor, restored = (row.score(f"psnr_{stage}").value for stage in ("input", "restored"))
     assert f"| {poor:.1f} → 31.5 → {restored:.1f} [" in text
-    assert "31.5" not in tabulate.summary_table({(64, "mild"): [row]}, {})
+    assert "31.5" not in evidence_tables.summary_table({(64, "mild"): [row]}, {})
 
 
 def test_every_method_of_restoring_has_its_line():
-    lines = tabulate.restoration_table(comparison(input=20.0, clahe=18.0, model=22.5)).splitlines()
+    lines = evidence_tables.restoration_table(comparison(input=20.0, clahe=18.0, model=22.5)).splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["poor", "CLAHE", "model"]
     assert "| 22.50 [22.49, 22.51] | 0.225 [0.215, 0.235] | 75% |" in lines[-1]
     assert "MS-SSIM" not in lines[0]  # not measured
@@ -236,7 +236,9 @@ def test_the_speed_table_is_the_benchmark():
         measured = {"ratio": ratio, "memory_ratio": 0.5}
         return {"network": network, "size": size, "batch": batch, "float32": measured, "mixed_bfloat16": measured}
 
-    text = tabulate.speed_table({"steps": [step("operational-3", 64, 4, 0.9), step("convolutional", 256, 1, 0.7)]})
+    text = evidence_tables.speed_table(
+        {"steps": [step("operational-3", 64, 4, 0.9), step("convolutional", 256, 1, 0.7)]}
+    )
     assert text.splitlines()[2:] == [
         "| operational, q=3 | 0.90, 0.90; 0.50 |  |",
         "| convolutional |  | 0.70, 0.70; 0.50 |",
@@ -245,9 +247,9 @@ def test_the_speed_table_is_the_benchmark():
 
 def test_the_worst_are_the_worst(tmp_path):
     record(tmp_path, ROW, 0)
-    row = tabulate.load(tmp_path, ROW, [0], "mild")
+    row = evidence_rows.load(tmp_path, ROW, [0], "mild")
     gains = row.scores["psnr_restored"][0] - row.scores["psnr_input"][0]
-    lines = tabulate.worst_table(row, 3).splitlines()[2:]
+    lines = evidence_tables.worst_table(row, 3).splitlines()[2:]
     assert [line.split("|")[1].strip() for line in lines] == [row.files[case] for case in np.argsort(gains)[:3]]
     wrong = np.abs(row.labels - row.probabilities[0])
     assert {line.split("|")[3].strip() for line in lines} == {row.files[case] for case in np.argsort(-wrong)[:3]}
@@ -256,18 +258,18 @@ def test_the_worst_are_the_worst(tmp_path):
 def test_verdicts_of_all_seeds_are_counted_and_drawn(tmp_path):
     for seed in (0, 1):
         record(tmp_path, ROW, seed)
-    row = tabulate.load(tmp_path, ROW, [0, 1], "mild")
-    matrix = tabulate.confusion_matrix(row)
+    row = evidence_rows.load(tmp_path, ROW, [0, 1], "mild")
+    matrix = evidence_figures.confusion_matrix(row)
     assert matrix.sum() == 2 * len(row.files)
     verdicts = row.probabilities > 0.5
     assert matrix[1, 1] == (verdicts & (row.labels == 1)).sum() and matrix[0, 1] == (verdicts & (row.labels == 0)).sum()
-    tabulate.save_rocs([row], tmp_path / "roc.png")
+    evidence_figures.save_rocs([row], tmp_path / "roc.png")
     assert cv2.imread(str(tmp_path / "roc.png")).std() > 1
 
 
-def test_options_and_single_runs_are_what_their_programs_recorded():
+def test_options_and_the_quickstart_are_what_their_programs_recorded():
     measures = {"f1": 0.845, "psnr": 23.04, "ssim": 0.7249}
-    text = tabulate.options_table({"ema": {"mean": measures, "sd": dict.fromkeys(measures, 0.04)}, "other": {
+    text = evidence_tables.options_table({"ema": {"mean": measures, "sd": dict.fromkeys(measures, 0.04)}, "other": {
         "mean": measures, "sd": dict.fromkeys(measures, 0.04)}})  # fmt: skip
     assert "| `--ema_decay=0.99` | 0.84 ± 0.04 | 23.0 ± 0.0 | 0.72 ± 0.04 |" in text and "| other |" in text
     quick = {
@@ -278,16 +280,8 @@ def test_options_and_single_runs_are_what_their_programs_recorded():
         "ssim_input": 0.69,
         "ssim_restored": 0.77,
     }
-    interval = {"value": 0.78, "low": 0.66, "high": 0.88}
-    films = {
-        "classification": {"n": 78, "intervals": {"f1": interval, "auroc": interval}},
-        "restoration": {
-            name: {"mean": value} for name, value in zip(list(quick)[2:], (21.74, 22.29, 0.657, 0.74), strict=True)
-        },
-    }
-    lines = tabulate.runs_table({**quick, "f1": 0.968, "auroc": 0.997}, films).splitlines()
-    assert lines[2].endswith("64 px, 4 minutes | 60 | 21.0 → 23.5 | 0.69 → 0.77 | 0.97 | 1.00 |")
-    assert lines[3].endswith("| 78 | 21.7 → 22.3 | 0.66 → 0.74 | 0.78 [0.66, 0.88] | 0.78 [0.66, 0.88] |")
+    lines = evidence_tables.quickstart_table({**quick, "f1": 0.968, "auroc": 0.997}).splitlines()
+    assert lines[2].endswith("64 px, moderate: 4 minutes | 60 | 21.0 → 23.5 | 0.69 → 0.77 | 0.97 | 1.00 |")
 
 
 def test_what_becomes_of_opacities_is_tabulated():
@@ -297,7 +291,7 @@ def test_what_becomes_of_opacities_is_tabulated():
     opacities = {"kept": ratio(0.9), "kept_beyond_anatomy": ratio(0.8)}
     controls = {"false_opacity_anywhere": {"count": 2, "n": 50, "share": 0.04, "low": 0.01, "high": 0.13}}
     stages = {"poor": {"opacities": opacities, "controls": controls}}
-    lines = tabulate.preservation_table({"phantoms": {"n": 100, "n_covid": 50, "stages": stages}}).splitlines()
+    lines = evidence_tables.preservation_table({"phantoms": {"n": 100, "n_covid": 50, "stages": stages}}).splitlines()
     assert lines[0].startswith("| 100 phantoms, 50 with opacities |")
     assert lines[2] == "| poor | 0.90 [0.80, 1.00] | 0.80 [0.70, 0.90] | 0.04 [0.01, 0.13] |"
 
@@ -331,7 +325,7 @@ def test_classifiers_are_tabulated_with_their_test_against_the_joint_head():
             pair("cnn-both on clean", "cnn-both on poor", 0.5),
         ],
     }
-    lines = tabulate.classifiers_table(result).splitlines()
+    lines = evidence_tables.classifiers_table(result).splitlines()
     four = ["0.80 [0.70, 0.90]"] * 4
     assert lines[0].startswith("| n = 80 |")
     assert [cell.strip() for cell in lines[2].split("|")[1:-1]] == ["joint head", "poor", *four, ""]
@@ -355,9 +349,9 @@ def test_verdicts_of_an_outside_classifier_are_tabulated_before_and_after():
 
     classifier = {"name": "clean", "network": "small_cnn", "train_on": "trainB", "restorer": None}
     result = {"classifier": classifier, "radiographs": {"n": 80, "models": {"a": measured(0.8), "b": measured(0.9)}}}
-    lines = tabulate.agreement_table(result).splitlines()
+    lines = evidence_tables.agreement_table(result).splitlines()
     assert lines[0].startswith("| 80 radiographs, verdicts of small_cnn, trained on good |")
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["poor", "restored by a", "restored by b"]
     assert [line.split("|")[2].strip()[:4] for line in lines[2:]] == ["0.70", "0.80", "0.90"]
     assert lines[2].endswith("| 0.20 [0.10, 0.30] | 0.10 [0.00, 0.20] | 0.72 |") and lines[4].endswith("| 0.81 |")
-    assert tabulate.agreement_table({"classifier": None, "radiographs": None}) is None
+    assert evidence_tables.agreement_table({"classifier": None, "radiographs": None}) is None
