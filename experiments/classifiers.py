@@ -17,21 +17,20 @@ import dataclasses
 import hashlib
 import itertools
 import math
-import os
 import sys
-import tempfile
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
 from absl import flags, logging
 from tqdm import tqdm
 
+from experiments.classifier_data import domains_of, restored_copy, training_batches
+from experiments.classifier_figures import save_history
 from experiments.classifier_networks import NETWORKS, WEIGHTS, build_classifier
 from r2c_gan import data, files, images, metrics
 from r2c_gan.cli import program
-from r2c_gan.data import CLASSES, Domain, UnpairedStream, clean_twins, read_batches, read_domain
+from r2c_gan.data import CLASSES, UnpairedStream, read_batches
 from r2c_gan.errors import UserError
 from r2c_gan.run_lock import run_lock
 
@@ -39,7 +38,6 @@ FLAGS = flags.FLAGS
 
 CLASS_WEIGHTS = ("none", "balanced")
 PRECISIONS = ("float32", "mixed_bfloat16")
-TRAINING_DOMAINS = ("trainA", "trainB", "both")
 
 CONFIG, MODEL, RESULT = "classifier.json", "model.keras", "result.json"
 FORMAT = 1
@@ -116,127 +114,6 @@ class ClassifierConfig:
             raise UserError(f"--bn_momentum={self.bn_momentum}: must be in [0, 1)")
         if self.weights == "imagenet" and self.network == "small_cnn":
             raise UserError("--weights=imagenet: there are none of small_cnn; give --weights=none")
-
-
-# --- Data -------------------------------------------------------------------------------------------------------------
-
-
-def domains_of(config):
-    """The images to train on and those to validate on.
-
-    Returns:
-        A tuple of two `Domain`s.
-
-    Raises:
-        UserError: if a folder is missing or empty, or has images of one class only.
-    """
-    datasets = Path(config.datasets_dir)
-    folders = ("trainA", "trainB") if config.train_on == "both" else (config.train_on,)
-    parts = [_labelled(_folder(datasets, name, "train_on"), "--train_on") for name in folders]
-    training = parts[0]
-    if len(parts) > 1:
-        labels = np.concatenate([part.labels for part in parts])
-        training = Domain(datasets, sum((part.files for part in parts), ()), labels)
-    if config.validate_on:
-        return training, _labelled(_folder(datasets, config.validate_on, "validate_on"), "--validate_on")
-    poor = datasets / "valA"
-    clean = next((folder for folder in (datasets / "valA_reference", datasets / "valB") if folder.is_dir()), None)
-    if config.train_on != "trainB" or clean is None:
-        return training, _labelled(poor, "--validate_on")
-    if clean.name == "valA_reference":
-        return training, clean_twins(_labelled(poor, "--validate_on"), clean)
-    return training, _labelled(clean, "--validate_on")
-
-
-def _folder(datasets, name, flag):
-    """A folder below the datasets folder, or any other."""
-    if (datasets / name).is_dir():
-        return datasets / name
-    if name not in TRAINING_DOMAINS and Path(name).is_dir():
-        return Path(name)
-    raise UserError(f"--{flag}={name}: neither a folder of {datasets} nor a folder of labelled images")
-
-
-def _labelled(folder, flag):
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; make one, or name another with {flag}")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*needs both classes")  # said below, as an error
-        domain = read_domain(folder)
-    if len(set(domain.labels.tolist())) < len(CLASSES):
-        raise UserError(f"{folder}: all its images are of one class; a classifier needs both")
-    return domain
-
-
-def restored_copy(domain, restorer, folder, batch_size=16, progress=lambda batches: batches):
-    """A domain's images restored, at the restorer's size, as 16-bit PNG and a labels file; made once.
-
-    Args:
-        domain: a `Domain` of poor images.
-        restorer: a `Restorer` of a square size.
-        folder: where to write them; if it exists it is taken as it is.
-        batch_size: images a batch.
-        progress: wraps the iterable of batches, for a progress bar.
-
-    Returns:
-        The `Domain` of the restored images.
-
-    Raises:
-        UserError: if an image cannot be read or written.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-            rows = []
-            for start in progress(range(0, len(domain), batch_size)):
-                chosen = domain.files[start : start + batch_size]
-                (poor,) = read_batches(chosen, restorer.size[0], restorer.channels, len(chosen))
-                for file, image in zip(chosen, restorer(poor).passes[0], strict=True):
-                    name = file.relative_to(domain.folder).with_suffix(".png").as_posix()
-                    images.write_image(Path(temporary) / "images" / name, np.clip(image, -1, 1), bits=16)
-                    rows.append({"file": name, "label": CLASSES[domain.labels[len(rows)]]})
-            files.write_csv(Path(temporary) / "images" / data.LABELS_FILE, rows, ["file", "label"])
-            os.rename(Path(temporary) / "images", folder)
-    return read_domain(folder)
-
-
-def training_batches(stream, batch_size, epochs, first_epoch=0):
-    """The batches of some epochs, each image a function of (seed, epoch, index) as in `UnpairedStream.sample`.
-
-    Args:
-        stream: an `UnpairedStream` of which domain A is trained on.
-        batch_size: images a batch; what is left over at the end of an epoch is dropped.
-        epochs: the last epoch, from 1.
-        first_epoch: the first one, from 0.
-
-    Returns:
-        A `tf.data.Dataset` of (images float32 [batch_size, crop, crop, 1] in [-1, 1], labels int64 [batch_size]). A
-        file that cannot be read ends it with a `tf.errors.OpError`; `stream.error` then holds the reason.
-    """
-    import tensorflow as tf
-
-    per_epoch = stream.steps_per_epoch * batch_size
-
-    def read(number):
-        try:
-            image, label = stream.sample(0, *divmod(int(number), per_epoch))
-            return image, np.int64(label.argmax())
-        except Exception as error:
-            stream.error = error  # TensorFlow passes on the text alone
-            raise
-
-    def load(number):
-        image, label = tf.numpy_function(read, [number], (tf.float32, tf.int64), stateful=False, name="read_image")
-        shape = (stream.crop_size, stream.crop_size, stream.channels)
-        return tf.ensure_shape(image, shape), tf.ensure_shape(label, ())
-
-    numbers = tf.data.Dataset.range(first_epoch * per_epoch, epochs * per_epoch)
-    return (
-        numbers.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        .batch(batch_size, drop_remainder=True)
-        .prefetch(tf.data.AUTOTUNE)
-    )
 
 
 # --- Training ---------------------------------------------------------------------------------------------------------
@@ -499,54 +376,6 @@ def _finish(config, run, model, training, validation, rows):
     }
     files.write_json(run / RESULT, result)
     return result
-
-
-def save_history(rows, path):
-    """Draws loss and scores of training and validation by epoch.
-
-    Args:
-        rows: rows of the history.
-        path: the PNG to write.
-    """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    panels = zip(
-        figure.subplots(1, 2),
-        (
-            ("Cross-entropy", (("loss", "training", "#0072B2", "-"), ("val_loss", "validation", "#D55E00", "-"))),
-            (
-                "Scores",
-                (
-                    ("accuracy", "training accuracy", "#0072B2", "-"),
-                    ("val_accuracy", "validation accuracy", "#56B4E9", "--"),
-                    ("val_f1", "validation F1", "#D55E00", "-"),
-                    ("val_auroc", "validation AUROC", "#009E73", "--"),
-                ),
-            ),
-        ),
-        strict=True,
-    )
-    epochs = [row["epoch"] for row in rows]
-    scored = [row for row in rows if row["val_f1"] is not None]
-    best = max(scored, key=lambda row: row["val_f1"], default=None)
-    for axes, (title, series) in panels:
-        for name, label, color, style in series:
-            values = [math.nan if row[name] is None else row[name] for row in rows]
-            axes.plot(epochs, values, style, color=color, linewidth=1.4, label=label)
-        if best:
-            axes.axvline(best["epoch"], color="0.6", linewidth=1, linestyle=":", label="epoch kept")
-        axes.set_title(title, fontsize=10, loc="left")
-        axes.set_xlabel("epoch", fontsize=8)
-        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
-        axes.set_ylim(bottom=0, top=1.03 if title == "Scores" else None)
-        axes.tick_params(labelsize=8)
-        axes.grid(alpha=0.25, linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(fontsize=8, frameon=False)
-    with files.atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=150, format="png")
 
 
 # --- Use --------------------------------------------------------------------------------------------------------------

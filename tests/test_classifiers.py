@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments import classifier_networks, classifiers
+from experiments import classifier_data, classifier_networks, classifiers
+from experiments.classifier_data import domains_of
 from experiments.classifier_networks import build_classifier
-from experiments.classifiers import Classifier, ClassifierConfig, domains_of, train
+from experiments.classifiers import Classifier, ClassifierConfig, train
 from r2c_gan import images, metrics
 from r2c_gan.callbacks import read_history
 from r2c_gan.data import UnpairedStream, clean_twins, read_batches, read_domain
@@ -131,7 +132,7 @@ def test_what_is_trained_and_validated_on(datasets_dir, tmp_path):
 def test_batches_are_the_samples_of_the_stream_from_any_epoch_on(datasets_dir):
     domain = read_domain(datasets_dir / "trainA")
     stream = UnpairedStream(domain, domain, 36, SIZE, 1, batch_size=2, seed=3)
-    batches = list(classifiers.training_batches(stream, 2, epochs=3, first_epoch=1).as_numpy_iterator())
+    batches = list(classifier_data.training_batches(stream, 2, epochs=3, first_epoch=1).as_numpy_iterator())
     assert len(batches) == 2 * stream.steps_per_epoch == 6
     for step, (pixels, labels) in enumerate(batches):
         for place in range(2):
@@ -161,12 +162,12 @@ def test_a_restored_copy_holds_what_the_restorer_returns_and_is_made_once(datase
 
     restorer = Restorer(darken, (SIZE, SIZE), channels=1, stride=2)
     domain = read_domain(datasets_dir / "valA")
-    copy = classifiers.restored_copy(domain, restorer, tmp_path / "copy", batch_size=3)
+    copy = classifier_data.restored_copy(domain, restorer, tmp_path / "copy", batch_size=3)
     assert calls == [3, 1]
     np.testing.assert_array_equal(copy.labels, domain.labels)
     (poor,), (restored,) = (list(read_batches(part.files, SIZE, 1, 4)) for part in (domain, copy))
     np.testing.assert_allclose(restored, 0.5 * poor - 0.25, atol=2e-5)  # 16 bits
-    classifiers.restored_copy(domain, restorer, tmp_path / "copy")
+    classifier_data.restored_copy(domain, restorer, tmp_path / "copy")
     assert calls == [3, 1]
 
 
