@@ -19,7 +19,23 @@ TITLES = {
     "operational-3-noise": "operational, q=3, noise",
     "operational-5": "operational, q=5",
     "paper-3": "operational, q=3, the paper's recipe",
+    "plain_operational-3": "plain CycleGAN, operational, q=3",
+    "plain_convolutional-light": "plain CycleGAN, convolutional-light",
+    "ablation_none": "the recipe, nothing changed",
+    "ablation_class_0": "`--class_loss_weight=0`",
+    "ablation_class_0.1": "`--class_loss_weight=0.1`",
+    "ablation_class_4": "`--class_loss_weight=4`",
+    "ablation_no_adversarial": "`--adversarial_loss_weight=0`",
+    "ablation_no_average": "`--ema_decay=0`",
+    "ablation_no_cycle": "`--cycle_loss_weight=0`",
+    "ablation_no_identity": "`--identity_loss_weight=0`",
+    "ablation_no_tone_curve": "`--skip=none`",
+    "ablation_pool_0": "`--pool_size=0`",
+    "ablation_transposed": "`--upsampling=transposed`",
 }
+
+# What the names of rows begin with that are compared with each other, not with the methods.
+ABLATION = "ablation_"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from absl import flags
 from experiments import evidence_tables
 from experiments.evidence import SEVERITIES, rows, size_and_data
 from experiments.evidence_figures import save_gains
-from experiments.evidence_rows import load, variant
+from experiments.evidence_rows import ABLATION, load, variant
 from r2c_gan import files
 from r2c_gan.cli import program
 from r2c_gan.errors import UserError
@@ -58,8 +58,13 @@ def tables(results):
     for size in sorted({size_and_data(row)[0] for row in known}, reverse=True):
         for data in (*SEVERITIES, "quality"):
             trained = [row for row in known if size_and_data(row) == (size, data)]
-            loaded = [found for row in trained if (found := load(results, row, known[row], data))]
-            if loaded:
+            every = [found for row in trained if (found := load(results, row, known[row], data))]
+            if ablations := [row for row in every if row.name.startswith(ABLATION)]:
+                ablations.sort(
+                    key=lambda row: variant(row.name) != f"{ABLATION}none"
+                )  # what the others are held against
+                made[f"ablations {size} {data}"] = evidence_tables.methods_table(ablations)
+            if loaded := [row for row in every if not row.name.startswith(ABLATION)]:
                 made[f"{size} {data}"] = evidence_tables.methods_table(loaded)
                 if loaded[0].scores:
                     drawn[f"{size} px, {data}"] = loaded

@@ -168,6 +168,17 @@ def test_the_readme_holds_what_was_recorded():
     assert tabulate.fill(page, {name: made[name] for name in filled}) == page.read_text()
 
 
+def test_ablations_have_a_table_of_their_own(tmp_path):
+    results = tmp_path / "evidence"
+    for row in ("operational-3-64-moderate", "ablation_none-64-moderate", "ablation_no_cycle-64-moderate"):
+        record(results, row, 0, test="moderate")
+    made, drawn = tabulate.tables(results)
+    assert [row.name for row in drawn["64 px, moderate"]] == ["operational-3-64-moderate"]
+    titles = [line.split(" | ")[0] for line in made["ablations 64 moderate"].splitlines()[3:]]
+    assert titles == ["| the recipe, nothing changed", "| `--cycle_loss_weight=0`"]
+    assert "recipe" not in made["64 moderate"] and "summary" in made
+
+
 def test_recorded_results_are_whole():
     """Every recorded result belongs to a row and says how it came about."""
     known = evidence.rows()
