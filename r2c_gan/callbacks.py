@@ -147,7 +147,7 @@ class Recorder(keras.callbacks.Callback):
         super().__init__()
         self.run, self.schedule, self.validate, self.keep = Path(run), schedule, validate, keep
         self.seconds_before = seconds_before
-        self.drawn = -DRAW_EVERY
+        self.drawn = time.monotonic()
         self.rows = [row for row in read_history(run) if row["epoch"] <= initial_epoch]
         self.events = None
 
