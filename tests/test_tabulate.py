@@ -61,7 +61,7 @@ def test_a_row_is_the_mean_over_its_seeds(tmp_path):
     # The standard error of the mean over images of the seeds' mean, by the normal approximation.
     half = 1.96 * np.std(np.mean(gains, axis=0), ddof=1) / np.sqrt(60)
     assert (gain.high - gain.low) / 2 == pytest.approx(half, rel=0.1)
-    assert row.seconds == 2 * 3600
+    assert row.seconds == 3600
 
 
 def test_a_pairing_narrows_the_interval_of_a_gain(tmp_path):
