@@ -33,7 +33,7 @@ def save_rocs(loaded, path):
 
 
 def save_gains(tests, path):
-    """Draws the gain in PSNR of every row by severity, with its interval, as a dot plot.
+    """Draws the gain in PSNR of every row by severity, with its interval over images, as a dot plot; strokes are seeds.
 
     Args:
         tests: dictionary, title of a test set -> list of `Row` with scores.
@@ -49,10 +49,13 @@ def save_gains(tests, path):
             y = names.index(title(row.name)) + shift
             axes.plot([gain.low, gain.high], [y, y], color=f"C{place}", linewidth=2, alpha=0.5)
             axes.plot(gain.value, y, "o", color=f"C{place}", label=test if row is loaded[0] else None)
+            seeds = row.seed_means("psnr_restored", minus="psnr_input")
+            if len(seeds) > 1:
+                axes.plot(seeds, np.full(len(seeds), y), "|", color=f"C{place}", markersize=9)
     axes.axvline(0, color="0.4", linewidth=0.8)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel("gain in PSNR over the poor image (dB), 95% interval")
+    axes.set_xlabel("gain in PSNR over the poor image (dB), 95% interval over images; strokes: seeds")
     axes.legend(frameon=False, title="test images", loc="upper left", bbox_to_anchor=(1, 1))
     axes.spines[["top", "right"]].set_visible(False)
     with files.atomic_path(path) as temporary:

@@ -77,11 +77,16 @@ class Row:
 
         An image that was degraded so little that 8 bits show nothing of it (infinite PSNR) is left out of the PSNR.
         """
+        return estimate(lambda *seeds: float(np.mean(seeds)), *self._kept(name, minus))
+
+    def seed_means(self, name, minus=None):
+        """Mean over images of a score or a difference, as in `score`: float [seeds]."""
+        return self._kept(name, minus).mean(axis=1)
+
+    def _kept(self, name, minus):
         kept = np.isfinite(self.scores[f"{name.split('_')[0]}_input"]).all(axis=0)
         values = self.scores[name][:, kept]
-        if minus:
-            values = values - self.scores[minus][:, kept]
-        return estimate(lambda *seeds: float(np.mean(seeds)), *values)
+        return values - self.scores[minus][:, kept] if minus else values
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,6 +57,7 @@ def test_a_row_is_the_mean_over_its_seeds(tmp_path):
     gains = [restored - poor for _, _, poor, restored in truth]
     gain = row.score("psnr_restored", minus="psnr_input")
     assert gain.value == pytest.approx(np.mean(gains), abs=1e-3)
+    np.testing.assert_allclose(row.seed_means("psnr_restored", minus="psnr_input"), np.mean(gains, axis=1), atol=1e-3)
     assert gain.deviation == pytest.approx(np.std([np.mean(one) for one in gains], ddof=1), abs=1e-3)
     # The standard error of the mean over images of the seeds' mean, by the normal approximation.
     half = 1.96 * np.std(np.mean(gains, axis=0), ddof=1) / np.sqrt(60)
