@@ -178,7 +178,7 @@ def compare(first, second, labels, clusters=None):
     """McNemar's exact test of two verdicts on the same cases, and the difference of their F1 with its 95% interval."""
 
     def difference(some_labels, one, other):
-        scores = [metrics.classification_metrics(some_labels, values)["f1"] for values in (one, other)]
+        scores = [metrics.f1(some_labels, values > 0.5) for values in (one, other)]
         return None if None in scores else scores[0] - scores[1]
 
     correct = [(verdict.test > 0.5) == labels for verdict in (first, second)]
@@ -279,7 +279,7 @@ def save_roc(verdicts, labels, path):
         axes.plot([0, 1], [0, 1], color="0.75", linewidth=1)
         for verdict in [*heads, *shown]:
             false_positives, true_positives, _ = roc_curve(labels, verdict.test, drop_intermediate=False)
-            area = metrics.classification_metrics(labels, verdict.test)["auroc"]
+            area = metrics.auroc(labels, verdict.test)
             label = f"{HEAD} of {verdict.classifier} on poor" if verdict.is_head else f"on {verdict.stage}"
             axes.plot(
                 false_positives,

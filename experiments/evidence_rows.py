@@ -60,14 +60,14 @@ class Row:
     parameters: int
 
     def f1(self):
-        return self._classification("f1")
+        return self._classification(lambda labels, seed: metrics.f1(labels, seed > 0.5))
 
     def auroc(self):
-        return self._classification("auroc")
+        return self._classification(metrics.auroc)
 
     def _classification(self, measure):
         def statistic(labels, *probabilities):
-            values = [metrics.classification_metrics(labels, p)[measure] for p in probabilities]
+            values = [measure(labels, seed) for seed in probabilities]
             return None if None in values else float(np.mean(values))
 
         return estimate(statistic, self.labels, *self.probabilities)

@@ -72,7 +72,7 @@ def verdict_changes(labels, poor, restored, clean=None, clusters=None):
     classes = {name: labels == label for label, name in enumerate(CLASSES)}
     result = {
         "n": len(labels),
-        "f1": {name: metrics.classification_metrics(labels, values)["f1"] for name, values in probabilities.items()},
+        "f1": {name: metrics.f1(labels, values) for name, values in called.items()},
         "agreement": {f"{one}_{other}": agreement(called[one], called[other], clusters) for one, other in compared},
         "towards_clean": None,
         "changes": {

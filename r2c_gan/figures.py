@@ -199,11 +199,7 @@ def save_roc(labels, probabilities, path, clusters=None, seed=0):
     if result["auroc"] is None:
         axes.text(0.05, 0.9, "no curve: the cases are of one class", fontsize=_TEXT_SIZE)
     else:
-
-        def auroc(some_labels, some_probabilities):
-            return metrics.classification_metrics(some_labels, some_probabilities)["auroc"]
-
-        low, high = metrics.bootstrap_interval(auroc, labels, probabilities, clusters=clusters, seed=seed)
+        low, high = metrics.bootstrap_interval(metrics.auroc, labels, scores, clusters=clusters, seed=seed)
         false_positives, true_positives, _ = roc_curve(labels, scores, drop_intermediate=False)
         label = f"AUROC {result['auroc']:.3f}"
         if low < high:  # no resample of a perfect classifier differs, which says nothing about chance

@@ -44,6 +44,40 @@ def classification_metrics(labels, probabilities):
     return _metrics(*_labels_and_probabilities(labels, probabilities))
 
 
+def f1(labels, decisions):
+    """F1 of decisions, for where a bootstrap needs this one measure thousands of times.
+
+    Args:
+        labels: integers [N], 0 or 1.
+        decisions: booleans [N]: called COVID-19.
+
+    Returns:
+        A float, or None where there is nothing to find and nothing found.
+    """
+    positive = labels == 1
+    found = np.count_nonzero(positive & decisions)
+    return _ratio(2 * found, np.count_nonzero(positive) + np.count_nonzero(decisions))
+
+
+def auroc(labels, scores):
+    """Area under the ROC curve: the share of (positive, negative) pairs in the right order, ties counting one half.
+
+    A hundredth of the time of `sklearn.metrics.roc_auc_score`, for the thousands of calls of a bootstrap.
+
+    Args:
+        labels: integers [N], 0 or 1.
+        scores: floats [N], the higher the likelier 1.
+
+    Returns:
+        A float, or None with one class only.
+    """
+    positives, negatives = scores[labels == 1], np.sort(scores[labels != 1])
+    if not len(positives) or not len(negatives):
+        return None
+    below, not_above = (np.searchsorted(negatives, positives, side).sum() for side in ("left", "right"))
+    return float((below + not_above) / (2 * len(positives) * len(negatives)))
+
+
 def classification_report_with_intervals(labels, probabilities, clusters=None, n=2000, confidence=0.95, seed=0):
     """The measures of `classification_metrics`, each with a confidence interval.
 
@@ -124,9 +158,9 @@ def _metrics(labels, probabilities):
         "sensitivity": _ratio(found, found + false_negative),
         "specificity": _ratio(true_negative, true_negative + false_positive),
         "precision": _ratio(found, found + false_positive),
-        "f1": _ratio(2 * found, 2 * found + false_negative + false_positive),
+        "f1": f1(labels, decisions == 1),
         "f2": _ratio(5 * found, 5 * found + 4 * false_negative + false_positive),
-        "auroc": _auroc(labels, positive),
+        "auroc": auroc(labels, positive),
         "brier": float(np.mean((positive - labels) ** 2)),
         "expected_calibration_error": _calibration_error(correct, probabilities.max(axis=1)),
     }
@@ -134,17 +168,6 @@ def _metrics(labels, probabilities):
 
 def _ratio(numerator, denominator):
     return numerator / denominator if denominator else None
-
-
-def _auroc(labels, scores):
-    """The Mann-Whitney form: the share of (positive, negative) pairs in the right order, ties counting one half."""
-    positives = int(labels.sum())
-    negatives = len(labels) - positives
-    if not positives or not negatives:
-        return None
-    # A hundredth of the time of sklearn.metrics.roc_auc_score, which the bootstrap would call thousands of times.
-    rank_sum = stats.rankdata(scores)[labels == 1].sum()
-    return float((rank_sum - positives * (positives + 1) / 2) / (positives * negatives))
 
 
 def _calibration_error(correct, confidence):

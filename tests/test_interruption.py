@@ -15,7 +15,7 @@ import pytest
 from conftest import tiny_config
 from test_training import assert_same_weights, history, weights_file
 
-from r2c_gan import checkpoints
+from r2c_gan import checkpoints, figures
 from r2c_gan.errors import Interrupted, UserError
 from r2c_gan.interruption import Interruption
 from r2c_gan.run_lock import run_lock
@@ -76,6 +76,14 @@ def start(source, *arguments, **options):
     command = [sys.executable, "-c", textwrap.dedent(source), *map(str, arguments)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, env=environment, text=True, **{**pipes, **options})
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_drawing():
+    """A fifth of so short a training; what is drawn has tests of its own."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(figures, "save_losses", lambda history, path: None)
+        yield
 
 
 @pytest.fixture(scope="module")
