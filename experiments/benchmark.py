@@ -36,8 +36,13 @@ NETWORKS = {
     "convolutional-light": ("convolutional-light", 1),
     "convolutional": ("convolutional", 1),
 }
-# Where the ideas are taken away one at a time, and restoring is timed.
-HEADLINE = [("operational-3", 256, 1), ("operational-3", 64, 4)]
+# Where the ideas are taken away one at a time: network, size, batch, options beside the paper.
+HEADLINE = [
+    ("operational-3", 256, 1, {}),
+    ("operational-3", 64, 4, {}),
+    ("operational-3", 64, 4, {"upsampling": "resize"}),
+    ("operational-3", 128, 4, {"upsampling": "resize"}),
+]
 RESTORED = 256
 WARM_UP = 2
 
@@ -64,11 +69,12 @@ def main():
     for cell in tqdm([cell for cell in cells if cell not in done], "steps"):
         result["steps"].append(_cell(*cell, result["peak_gflops"]))
         files.write_json(path, result)
-    if FLAGS.ideas and not result["ideas"]:
-        for name, size, batch in tqdm(HEADLINE, "ideas"):
-            for precision in PRECISIONS:
-                timed = _process("ideas", name=name, size=size, batch=batch, precision=precision, repeats=FLAGS.repeats)
-                result["ideas"].append({"network": name, "size": size, "batch": batch, "precision": precision, **timed})
+    if FLAGS.ideas:
+        done = [{key: row.get(key, {}) for key in IDEA_KEYS} for row in result["ideas"]]
+        rows = [dict(zip(IDEA_KEYS, (*cell, precision), strict=True)) for cell in HEADLINE for precision in PRECISIONS]
+        for row in tqdm([row for row in rows if row not in done], "ideas"):
+            result["ideas"].append({**row, **_process("ideas", **row, repeats=FLAGS.repeats)})
+            files.write_json(path, result)
     if "restoring" not in result:
         result["restoring"] = _process("restoring", repeats=FLAGS.repeats)
         for row in result["restoring"]:
@@ -156,11 +162,12 @@ def _steps(name, size, batch, repeats):
     return _timed({variant: _step(name, size, batch, variant) for variant in ("literal", *PRECISIONS)}, repeats)
 
 
-def _ideas(name, size, batch, precision, repeats):
+def _ideas(network, size, batch, options, precision, repeats):
     """Seconds of a step, whole and without each idea in turn, and the ratios to the whole."""
-    steps = {"whole": _step(name, size, batch, precision)}
-    for idea in IDEAS:
-        step = _step(name, size, batch, precision)
+    steps = {"whole": _step(network, size, batch, precision, **options)}
+    ideas = [idea for idea in IDEAS if idea != ENLARGING or options.get("upsampling") == "resize"]
+    for idea in ideas:
+        step = _step(network, size, batch, precision, **options)
         with without(idea, batch):
             step()  # the first call traces
         steps[idea] = step
@@ -169,7 +176,7 @@ def _ideas(name, size, batch, precision, repeats):
         "seconds": round(statistics.median(seconds["whole"]), 4),
         "without": {
             idea: round(statistics.median([a / b for a, b in zip(seconds[idea], seconds["whole"], strict=True)]), 3)
-            for idea in IDEAS
+            for idea in ideas
         },
     }
 
@@ -252,8 +259,8 @@ _INTERNAL = {
 }
 
 
-def _step(name, size, batch, variant):
-    """A function that takes one training step and waits for it."""
+def _step(name, size, batch, variant, **options):
+    """A function that takes one training step and waits for it; options are those of `R2CGAN`."""
     import numpy as np
     import tensorflow as tf
 
@@ -269,7 +276,7 @@ def _step(name, size, batch, variant):
         return lambda: float(literal.step(images[0], labels[0], images[1], labels[1])[1])
     from r2c_gan.model import R2CGAN
 
-    model = R2CGAN(method, q, image_size=size, dtype=variant)
+    model = R2CGAN(method, q, image_size=size, dtype=variant, **options)
     model.compile()
     step = tf.function(lambda: model.train_step(((images[0], labels[0]), (images[1], labels[1])))["generator_loss"])
     return lambda: float(step())
@@ -295,7 +302,9 @@ def _timed(functions, repeats):
 
 # The ideas, and the step without them
 
-IDEAS = ("fused normalisation", "powers computed again", "pool written in place", "one call for both inputs")
+ENLARGING = "enlarging by one kernel"
+IDEAS = ("fused normalisation", "powers computed again", "pool written in place", "one call for both inputs", ENLARGING)
+IDEA_KEYS = ("network", "size", "batch", "options", "precision")
 
 
 @contextlib.contextmanager
@@ -306,7 +315,7 @@ def without(idea, batch):
     import keras
     from keras import ops
 
-    from r2c_gan import layers, model, tensorflow_kernels
+    from r2c_gan import layers, model, tensorflow_kernels, upsampling
 
     def plain_sum(x, kernels, sides, convolve):
         terms = layers.powers(ops.pad(x, [(0, 0), *sides, (0, 0)], mode="reflect"), len(kernels))
@@ -340,6 +349,7 @@ def without(idea, batch):
         "powers computed again": (tensorflow_kernels, "sum_over_powers", plain_sum),
         "pool written in place": (tensorflow_kernels, "may_write_in_place", lambda: False),
         "one call for both inputs": (model.R2CGAN, "generator_step", generator_step),
+        ENLARGING: (tensorflow_kernels, "bilinear_upsampling", upsampling.bilinear_upsampling),
     }
     with mock.patch.object(*patches[idea]):
         yield

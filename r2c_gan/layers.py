@@ -72,7 +72,7 @@ def portable():
         _portable = before
 
 
-def _tensorflow_kernels():
+def native_kernels():
     """The module of TensorFlow's own kernels where they are to be used, else None."""
     if _portable or keras.backend.backend() != "tensorflow":
         return None
@@ -155,7 +155,7 @@ class InstanceNormalization(keras.layers.GroupNormalization):
         super().__init__(groups=-1, epsilon=epsilon, **kwargs)
 
     def call(self, inputs):
-        kernels = _tensorflow_kernels()
+        kernels = native_kernels()
         if kernels is None:
             return super().call(inputs)
         # Read by their values, because under a mixed policy Keras would cast them.
@@ -251,7 +251,7 @@ class _OperationalConv(keras.layers.Layer):
         sides = self._reflected_sides()
         if self._form == "summed":
             kernels = ops.split(self.kernel, self.q, axis=self._kernel_input_axis)
-            if faster := _tensorflow_kernels():
+            if faster := native_kernels():
                 outputs = faster.sum_over_powers(inputs, kernels, sides, self._convolve)
             else:
                 terms = powers(_reflect(inputs, sides), self.q)

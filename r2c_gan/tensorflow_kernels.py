@@ -94,6 +94,21 @@ def _paddings(sides):
     return [(0, 0), *sides, (0, 0)]
 
 
+def bilinear_upsampling(x):
+    """Twice the height and width, by the kernel of `tf.image.resize`, which interpolates in float32.
+
+    Args:
+        x: [N, H, W, C]; H and W may be known only when it runs.
+
+    Returns:
+        [N, 2 H, 2 W, C] of x's dtype.
+    """
+    height, width = (side or tf.shape(x)[axis] for axis, side in ((1, x.shape[1]), (2, x.shape[2])))
+    # Cast here, because XLA derives a wrong gradient for a kernel that is given bfloat16 and returns float32.
+    enlarged = tf.image.resize(tf.cast(x, tf.float32), (2 * height, 2 * width), "bilinear")
+    return tf.cast(enlarged, x.dtype)
+
+
 def of_whole_batch(function, share):
     """A function of the whole batch, applied by each replica, which then keeps its share of the result.
 

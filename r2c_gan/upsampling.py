@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from r2c_gan import layers
+
 
 @keras.saving.register_keras_serializable("r2c_gan")
 class BilinearUpsampling2D(keras.layers.Layer):
@@ -19,14 +21,19 @@ class BilinearUpsampling2D(keras.layers.Layer):
     """
 
     def call(self, inputs):
-        height, width, channels = ops.shape(inputs)[1], ops.shape(inputs)[2], inputs.shape[-1]
-        rows = _double(inputs, 1)
-        rows = ops.reshape(rows, (-1, 2 * height, width, channels))
-        return ops.reshape(_double(rows, 2), (-1, 2 * height, 2 * width, channels))
+        faster = layers.native_kernels()
+        return faster.bilinear_upsampling(inputs) if faster else bilinear_upsampling(inputs)
 
     def compute_output_shape(self, input_shape):
         count, height, width, channels = input_shape
         return (count, *(side and 2 * side for side in (height, width)), channels)
+
+
+def bilinear_upsampling(x):
+    """[N, H, W, C] -> [N, 2 H, 2 W, C] in `keras.ops` that every backend and converter knows."""
+    height, width, channels = ops.shape(x)[1], ops.shape(x)[2], x.shape[-1]
+    rows = ops.reshape(_double(x, 1), (-1, 2 * height, width, channels))
+    return ops.reshape(_double(rows, 2), (-1, 2 * height, 2 * width, channels))
 
 
 def _double(x, axis):

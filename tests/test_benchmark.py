@@ -66,7 +66,8 @@ def test_an_idea_taken_away_leaves_the_result(idea):
     losses, weights = [], []
     for taken in (False, True):
         keras.utils.set_random_seed(0)
-        model = R2CGAN(q=3, filters=4, image_size=16, pool_size=2)
+        upsampling = "resize" if idea == benchmark.ENLARGING else "transposed"
+        model = R2CGAN(q=3, filters=4, image_size=16, pool_size=2, upsampling=upsampling)
         model.compile()
         step = tf.function(lambda model=model: model.train_step(data))
         if taken:

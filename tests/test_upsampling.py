@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from r2c_gan.networks import METHODS, build_generator
-from r2c_gan.upsampling import BilinearUpsampling2D
+from r2c_gan.upsampling import BilinearUpsampling2D, bilinear_upsampling
 
 
 def random(*shape):
@@ -18,6 +18,7 @@ def random(*shape):
 def test_it_is_what_keras_and_opencv_compute(size):
     x = random(2, *size, 3)
     enlarged = BilinearUpsampling2D()(x)
+    np.testing.assert_allclose(enlarged, bilinear_upsampling(x), atol=1e-6)  # what other backends and ONNX get
     np.testing.assert_allclose(enlarged, keras.layers.UpSampling2D(interpolation="bilinear")(x), atol=1e-6)
     height, width = size
     for one, image in zip(enlarged, x, strict=True):
@@ -29,6 +30,28 @@ def test_it_keeps_the_dtype_and_means_stay_in_range():
     enlarged = BilinearUpsampling2D(dtype="bfloat16")(x)
     assert enlarged.dtype == "bfloat16"
     assert np.abs(np.asarray(enlarged, "float32")).max() <= 1
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (7, 4)])
+def test_the_gradient_is_the_transposed_map(size, dtype, compiled):
+    """Against the matrix of the map, whose columns are the enlarged unit images."""
+    count = size[0] * size[1]
+    units = np.eye(count, dtype="float32").reshape(count, *size, 1)
+    matrix = np.asarray(keras.layers.UpSampling2D(interpolation="bilinear")(units)).reshape(count, -1)
+    upstream = random(2, 2 * size[0], 2 * size[1], 3)
+
+    @tf.function(jit_compile=compiled)
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            enlarged = BilinearUpsampling2D(dtype=dtype)(x)
+        return tape.gradient(enlarged, x, output_gradients=tf.cast(upstream, dtype))
+
+    found = np.asarray(tf.cast(gradient(tf.cast(random(2, *size, 3), dtype)), tf.float32))
+    expected = np.einsum("ij,njc->nic", matrix, upstream.reshape(2, -1, 3)).reshape(found.shape)
+    np.testing.assert_allclose(found, expected, atol=1e-5 if dtype == "float32" else 0.03)
 
 
 @pytest.mark.parametrize("method", METHODS)
