@@ -19,11 +19,13 @@ DETAILS = ("filtered", "all", "none")
 _OVER_SUBTRACTION = 2.5
 _WINDOW = 5  # pixels
 
-# Peak bytes a pixel of the input and unit of width (`filters`), measured on a CPU in float32 (docs/restore.md); the
-# operational networks keep powers of their features too.
-_BYTES_PER_FILTER = {"convolutional": 22.0, "convolutional-light": 12.0}
-_BYTES_PER_FILTER_OPERATIONAL, _BYTES_PER_FILTER_AND_POWER = 6.5, 3.0
-_BYTES_PER_FILTER_RESIZED = 37.0  # of any network with upsampling="resize", whose features reach the full size
+# Peak bytes a pixel of the input and unit of width (`filters`), without and with upsampling="resize", whose features
+# reach the full size: a constant, and what each power adds. Measured on a CPU in float32 (docs/restore.md).
+_BYTES_PER_FILTER = {
+    "convolutional": ((22.0, 0.0), (26.0, 0.0)),
+    "convolutional-light": ((12.0, 0.0), (16.0, 0.0)),
+    "operational": ((6.5, 3.0), (11.0, 5.0)),
+}
 _BYTES_PER_CHANNEL = 60.0  # the image itself, its copies and the result
 
 
@@ -239,16 +241,12 @@ class Restorer:
 
         Proportional to the pixels, as measured on a CPU (docs/restore.md), and a little more than was measured.
         """
-        method, filters = self.config.get("method"), self.config.get("filters")
-        if method and self.config.get("upsampling") == "resize":
-            per_filter = _BYTES_PER_FILTER_RESIZED
-        elif method == "operational":
-            per_filter = _BYTES_PER_FILTER_OPERATIONAL + _BYTES_PER_FILTER_AND_POWER * self.config["q"]
-        elif method in _BYTES_PER_FILTER:
-            per_filter = _BYTES_PER_FILTER[method]
-        else:
+        if self.config.get("method") not in _BYTES_PER_FILTER:
             return None
-        return int(count * height * width * (per_filter * filters + _BYTES_PER_CHANNEL * self.channels))
+        resized = self.config.get("upsampling") == "resize"
+        constant, each_power = _BYTES_PER_FILTER[self.config["method"]][resized]
+        per_filter = (constant + each_power * self.config["q"]) * self.config["filters"]
+        return int(count * height * width * (per_filter + _BYTES_PER_CHANNEL * self.channels))
 
     def check_memory(self, height, width, count=1):
         """Raises `TooLargeError` if restoring `count` images at their own size would need more than is available."""

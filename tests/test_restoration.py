@@ -214,10 +214,11 @@ def test_memory_is_predicted_from_the_network():
         (1267, {"method": "operational", "q": 5, "filters": 64}),
         (688, {"method": "convolutional-light", "q": 1, "filters": 64}),
         (1243, {"method": "convolutional", "q": 1, "filters": 64}),
-        (2155, {"method": "operational", "q": 3, "filters": 64, "upsampling": "resize"}),
-        (2043, {"method": "operational", "q": 5, "filters": 64, "upsampling": "resize"}),
-        (2127, {"method": "convolutional-light", "q": 1, "filters": 64, "upsampling": "resize"}),
-        (2256, {"method": "convolutional", "q": 1, "filters": 64, "upsampling": "resize"}),
+        (952, {"method": "operational", "q": 1, "filters": 64, "upsampling": "resize"}),
+        (1509, {"method": "operational", "q": 3, "filters": 64, "upsampling": "resize"}),
+        (2040, {"method": "operational", "q": 5, "filters": 64, "upsampling": "resize"}),
+        (954, {"method": "convolutional-light", "q": 1, "filters": 64, "upsampling": "resize"}),
+        (1482, {"method": "convolutional", "q": 1, "filters": 64, "upsampling": "resize"}),
     ]
     for bytes_a_pixel, config in measured:
         predicted = known(**config).predicted_memory(1024, 1024)
