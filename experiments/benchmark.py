@@ -70,7 +70,7 @@ def main():
         result["steps"].append(_cell(*cell, result["peak_gflops"]))
         files.write_json(path, result)
     if FLAGS.ideas:
-        done = [{key: row.get(key, {}) for key in IDEA_KEYS} for row in result["ideas"]]
+        done = [{key: row[key] for key in IDEA_KEYS} for row in result["ideas"]]
         rows = [dict(zip(IDEA_KEYS, (*cell, precision), strict=True)) for cell in HEADLINE for precision in PRECISIONS]
         for row in tqdm([row for row in rows if row not in done], "ideas"):
             result["ideas"].append({**row, **_process("ideas", **row, repeats=FLAGS.repeats)})

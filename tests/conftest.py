@@ -10,13 +10,6 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import numpy as np
 import pytest
 
-# Workers take whole files: these first, so that no one is left with a long one at the end.
-LONGEST = ("interruption", "notebooks", "docs", "benchmark", "training", "reader_study_page", "readme", "model")
-
-
-def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONGEST)
-
 
 @pytest.fixture(autouse=True)
 def _seed():
