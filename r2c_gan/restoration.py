@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from r2c_gan import checkpoints, files, images, memory, pretrained, saved_models
+from r2c_gan import checkpoints, files, images, layers, memory, pretrained, saved_models
 from r2c_gan.data import CLASSES
 from r2c_gan.errors import UserError
 from r2c_gan.networks import GENERATOR_STRIDE
@@ -26,6 +26,7 @@ _BYTES_PER_FILTER = {
     "convolutional-light": ((12.0, 0.0), (16.0, 0.0)),
     "operational": ((6.5, 3.0), (11.0, 5.0)),
 }
+_BYTES_PER_FILTER_RESIZED_IN_PARTS = 37.0  # of any network with "resize" where no kernel enlarges at once: on JAX
 _BYTES_PER_CHANNEL = 60.0  # the image itself, its copies and the result
 
 
@@ -245,6 +246,8 @@ class Restorer:
             return None
         resized = self.config.get("upsampling") == "resize"
         constant, each_power = _BYTES_PER_FILTER[self.config["method"]][resized]
+        if resized and not layers.native_kernels():
+            constant, each_power = _BYTES_PER_FILTER_RESIZED_IN_PARTS, 0.0
         per_filter = (constant + each_power * self.config["q"]) * self.config["filters"]
         return int(count * height * width * (per_filter + _BYTES_PER_CHANNEL * self.channels))
 
