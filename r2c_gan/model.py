@@ -57,6 +57,7 @@ class R2CGAN(TrainingStep, keras.Model):
         pool_size: generated images that each pool holds.
         noise_channels: not in the paper: channels of the noise that the degrader is fed besides its image, so that it
             makes many poor images of a good one; 0 for none.
+        tone_judge: not in the paper: as in `build_discriminator`.
         seed: seed of the draws of pools and noise. The weights follow `keras.utils.set_random_seed`.
 
     Calling the model restores: image [N, H, W, C] -> (restored image, class probabilities).
@@ -75,6 +76,7 @@ class R2CGAN(TrainingStep, keras.Model):
         upsampling="transposed",
         skip="none",
         noise_channels=0,
+        tone_judge=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -91,13 +93,14 @@ class R2CGAN(TrainingStep, keras.Model):
             "upsampling": upsampling,
             "skip": skip,
             "noise_channels": noise_channels,
+            "tone_judge": tone_judge,
         }
         shared = {"method": method, "q": q, "channels": channels, "filters": filters, "dtype": self.dtype_policy}
         generator = {"num_classes": num_classes, "upsampling": upsampling, "skip": skip, **shared}
         self.restorer = build_generator(name="restorer", **generator)
         self.degrader = build_generator(name="degrader", noise_channels=noise_channels, **generator)
-        self.discriminator_a = build_discriminator(name="discriminator_a", **shared)
-        self.discriminator_b = build_discriminator(name="discriminator_b", **shared)
+        self.discriminator_a = build_discriminator(name="discriminator_a", tone_judge=tone_judge, **shared)
+        self.discriminator_b = build_discriminator(name="discriminator_b", tone_judge=tone_judge, **shared)
         self.pool_a = ImagePool(pool_size, seed=2 * seed, name="pool_a", dtype="float32")
         self.pool_b = ImagePool(pool_size, seed=2 * seed + 1, name="pool_b", dtype="float32")
         for pool in (self.pool_a, self.pool_b):

@@ -55,13 +55,11 @@ class ToneCurve(keras.layers.Layer):
         self.coefficients.bias.assign(identity)
 
     def call(self, inputs, noise=None):
-        terms = [inputs]
-        for _ in range(self.order):
-            terms.append(terms[-1] * inputs)
-        moments = ops.stack([ops.mean(ops.cast(term, "float32"), axis=(1, 2, 3)) for term in terms], axis=-1)
+        terms = powers(inputs, self.order + 1)
+        seen = moments(terms)
         if noise is not None:
-            moments = ops.concatenate([moments, _standardised_means(noise)], axis=-1)
-        coefficients = ops.cast(self.coefficients(self.features(moments)), inputs.dtype)[:, None, None, :]
+            seen = ops.concatenate([seen, _standardised_means(noise)], axis=-1)
+        coefficients = ops.cast(self.coefficients(self.features(seen)), inputs.dtype)[:, None, None, :]
 
         def polynomial(number):
             first = number * (self.order + 1)
@@ -79,6 +77,19 @@ class ToneCurve(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "order": self.order, "hidden": self.hidden}
+
+
+def powers(x, order):
+    """The powers x, x^2, ..., x^order of a tensor, a list."""
+    terms = [x]
+    for _ in range(order - 1):
+        terms.append(terms[-1] * x)
+    return terms
+
+
+def moments(terms):
+    """The means over each image of [N, H, W, C] tensors, in float32, side by side: [N, number of tensors]."""
+    return ops.stack([ops.mean(ops.cast(term, "float32"), axis=(1, 2, 3)) for term in terms], axis=-1)
 
 
 def _standardised_means(noise):

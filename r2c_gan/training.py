@@ -63,6 +63,8 @@ class TrainingConfig:
         seed: of weights, order, augmentation and pools.
         upsampling, skip: not in the paper: of the generators, as in `build_generator`.
         noise_channels: not in the paper: channels of noise that the degrader is fed, as in `R2CGAN`; 0 for none.
+        tone_judge: not in the paper: whether the discriminators judge the tone of the whole image too, as in
+            `build_discriminator`.
         cycle_a_loss_weight, identity_a_loss_weight: not in the paper: weights of their own for the terms of the poor
             domain, as in `LossWeights`; None for those of the good one.
         ema_decay: not in the paper: decay a step of a moving average of the generators' weights, which validation,
@@ -109,6 +111,7 @@ class TrainingConfig:
     upsampling: str = "transposed"
     skip: str = "none"
     noise_channels: int = 0
+    tone_judge: bool = False
     cycle_a_loss_weight: float | None = None
     identity_a_loss_weight: float | None = None
     ema_decay: float = 0.0
@@ -210,6 +213,7 @@ class TrainingConfig:
             "upsampling": self.upsampling,
             "skip": self.skip,
             "noise_channels": self.noise_channels,
+            "tone_judge": self.tone_judge,
         }
 
 
