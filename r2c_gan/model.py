@@ -38,6 +38,7 @@ DISCRIMINATOR_TERMS = (
     "discriminator_b_real",
     "discriminator_b_fake",
 )
+NETWORKS = ("restorer", "degrader", "discriminator_a", "discriminator_b")
 METRICS = ("generator_loss", "discriminator_loss", *GENERATOR_TERMS, *DISCRIMINATOR_TERMS, "accuracy")
 
 

@@ -9,8 +9,8 @@ block, or after the fifth of nine. Quirks that belong to the method are kept: th
 tanh(x) to its first layer but adds x itself and closes with a tanh; only the operational discriminator ends in a
 leaky ReLU.
 
-Options beside the paper change a generator's last steps, `upsampling="resize"` and `skip="tone_curve"`, and let a
-discriminator judge the tone of the whole image too, `tone_judge=True`.
+Options beside the paper change a generator's last steps (`upsampling="resize"`; `skip="tone_curve"` and
+"ranged_tone_curve") and let a discriminator judge the tone of the whole image too (`tone_judge=True`).
 """
 
 import functools
@@ -24,13 +24,13 @@ from r2c_gan.layers import (
     ReflectionPadding2D,
     instance_normalization,
 )
-from r2c_gan.tone_curve import ToneCurve
+from r2c_gan.tone_curve import WINDOW, ToneCurve
 from r2c_gan.tone_judge import ToneJudge
 from r2c_gan.upsampling import BilinearUpsampling2D
 
 METHODS = ("operational", "convolutional", "convolutional-light")
 UPSAMPLINGS = ("transposed", "resize")
-SKIPS = ("none", "tone_curve")
+SKIPS = ("none", "tone_curve", "ranged_tone_curve")
 # Height and width of a generator's input must be multiples of this.
 GENERATOR_STRIDE = {"operational": 2, "convolutional": 4, "convolutional-light": 2}
 LEAKY_SLOPE = 0.2
@@ -62,6 +62,7 @@ def build_generator(
             with the same weights, which cannot leave a checkerboard (Odena et al., Distill 2016).
         skip: "none", the paper's: the image is the tanh of the last layer. "tone_curve": it is what a `ToneCurve`
             makes of the input, plus the last layer, cut off at -1 and 1; such a generator starts as the identity.
+            "ranged_tone_curve": the same with a curve that also sees the darkest and the brightest place.
         noise_channels: 0, or the channels of a second input, the noise that a degrader makes many images of one with.
         name: name of the model.
         dtype: dtype policy of the layers, the global one by default. Both outputs are float32 in any case.
@@ -81,14 +82,15 @@ def build_generator(
         build = _convolutional_generator if method == "convolutional" else _light_generator
         kind = _Operational(q) if method == "operational" else _Convolutional
         upsample = functools.partial(_upsample, kind, upsampling)
-        last = {"kernel_initializer": "zeros" if skip == "tone_curve" else "glorot_uniform"}
+        last = {"kernel_initializer": "glorot_uniform" if skip == "none" else "zeros"}
         noise = [keras.Input((None, None, noise_channels), name="noise")] if noise_channels else []
         given = layers.Concatenate()([inputs, *noise]) if noise else inputs
         image, features = build(given, kind, channels, filters, upsample, last)
         if skip == "none":
             image = layers.Activation("tanh", dtype="float32", name="restored")(image)
         else:
-            image = layers.Add(dtype="float32")([ToneCurve(dtype="float32")(inputs, *noise), image])
+            curve = ToneCurve(window=WINDOW if skip == "ranged_tone_curve" else 0, dtype="float32")
+            image = layers.Add(dtype="float32")([curve(inputs, *noise), image])
             image = layers.Activation(_cut_off, dtype="float32", name="restored")(image)
         probabilities = _classifier_head(features, num_classes)
         return keras.Model([inputs, *noise] if noise else inputs, (image, probabilities), name=name or "generator")

@@ -1,25 +1,28 @@
-"""A judge of the tone of whole images, by their moments: an option beside the paper's discriminators."""
+"""A judge of the tone of whole images: an option beside the paper's discriminators."""
 
 import keras
 
-from r2c_gan.tone_curve import moments, powers
+from r2c_gan.tone_curve import WINDOW, check_integers, powers, tone
 
 
 @keras.saving.register_keras_serializable("r2c_gan")
 class ToneJudge(keras.layers.Layer):
-    """Judges an image by the moments of its values, through a small network.
+    """Judges an image by the moments and the range of its values, through a small network.
 
-        logit = f(m_1, ..., m_order),    m_p = mean of x^p
+        logit = f(m_1, ..., m_order, darkest, brightest),    m_p = mean of x^p
+
+    Darkest and brightest are the extremes of the means of windows, as in `ToneCurve`.
 
     A patch discriminator sees little of how an image was exposed: a patch may be dark in any image, and instance
     normalisation takes out what the patches of one have in common. That poor images are darker and lighter than good
-    ones, and how often, is plain in their moments. Adversarial training on such global statistics is that of the
+    ones, and how often, is plain in these few numbers. Adversarial training on such global statistics is that of the
     exposure of EnlightenGAN's global discriminator (Jiang et al., IEEE TIP 2021), reduced to what a tone curve can
     change.
 
     Args:
         order: number of moments, at least 1.
         hidden: width of the two hidden layers, tanh.
+        window: side of the windows in pixels, at least 1.
 
     Call arguments:
         inputs: [N, H, W, C], values in [-1, 1].
@@ -31,12 +34,10 @@ class ToneJudge(keras.layers.Layer):
         ValueError: if an argument is not a positive integer.
     """
 
-    def __init__(self, order=4, hidden=32, **kwargs):
+    def __init__(self, order=4, hidden=32, window=WINDOW, **kwargs):
         super().__init__(**kwargs)
-        for name, value in (("order", order), ("hidden", hidden)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-        self.order, self.hidden = order, hidden
+        check_integers(order=(order, 1), hidden=(hidden, 1), window=(window, 1))
+        self.order, self.hidden, self.window = order, hidden, window
 
     def build(self, inputs_shape):
         dense = {"dtype": "float32"}
@@ -45,13 +46,13 @@ class ToneJudge(keras.layers.Layer):
             keras.layers.Dense(self.hidden, activation="tanh", name="features_2", **dense),
             keras.layers.Dense(1, kernel_initializer="zeros", name="logit", **dense),
         ]
-        width = self.order
+        width = self.order + 2
         for layer in self.layers:
             layer.build((None, width))
             width = layer.units
 
     def call(self, inputs):
-        x = moments(powers(inputs, self.order))
+        x = tone(powers(inputs, self.order), self.window)
         for layer in self.layers:
             x = layer(x)
         return x[:, None, None, :]
@@ -60,4 +61,4 @@ class ToneJudge(keras.layers.Layer):
         return (inputs_shape[0], 1, 1, 1)
 
     def get_config(self):
-        return {**super().get_config(), "order": self.order, "hidden": self.hidden}
+        return {**super().get_config(), "order": self.order, "hidden": self.hidden, "window": self.window}

@@ -16,7 +16,7 @@ from r2c_gan.errors import UserError
 from r2c_gan.evaluation import Evaluation
 from r2c_gan.interruption import Interruption
 from r2c_gan.losses import LossWeights
-from r2c_gan.model import R2CGAN
+from r2c_gan.model import NETWORKS, R2CGAN
 from r2c_gan.networks import GENERATOR_STRIDE, METHODS, SKIPS, UPSAMPLINGS, build_generator
 from r2c_gan.optimizers import Adam
 from r2c_gan.restoration import Restorer
@@ -67,6 +67,8 @@ class TrainingConfig:
             `build_discriminator`.
         cycle_a_loss_weight, identity_a_loss_weight: not in the paper: weights of their own for the terms of the poor
             domain, as in `LossWeights`; None for those of the good one.
+        initial_run: not in the paper: a run folder whose networks, as its latest checkpoint has them, the training
+            starts from, averages where it kept them; None for random ones. The images may be of another size.
         ema_decay: not in the paper: decay a step of a moving average of the generators' weights, which validation,
             evaluation and export then use; 0 for none.
         early_stopping: not in the paper: epochs without a better validation F1 after which the training ends; 0 for
@@ -114,6 +116,7 @@ class TrainingConfig:
     tone_judge: bool = False
     cycle_a_loss_weight: float | None = None
     identity_a_loss_weight: float | None = None
+    initial_run: str | None = None
     ema_decay: float = 0.0
     early_stopping: int = 0
     clip_norm: float = 0.0
@@ -265,6 +268,8 @@ def _train(config, domains, validation, begin):
     with backend.scope(config):
         model = _compiled_model(config, schedules, domains)
         epoch, step, unfinished = _resume(run, model, steps)
+    if config.initial_run is not None and step == 0:
+        _start_from(config.initial_run, model)
     backend.check_alike(run, step)
     if backend.leads():
         begin()
@@ -294,10 +299,7 @@ def _result(config, model, domains, validation, steps, started):
         "steps_per_epoch": steps,
         "stopped_early": last.epoch < config.epochs,
         "images": {"trainA": len(domains[0]), "trainB": len(domains[1]), "valA": len(validation) if validation else 0},
-        "parameters": {
-            name: getattr(model, name).count_params()
-            for name in ("restorer", "degrader", "discriminator_a", "discriminator_b")
-        },
+        "parameters": {name: getattr(model, name).count_params() for name in NETWORKS},
         "training_seconds": sum(row["seconds"] for row in callbacks.read_history(run)),
         "seconds_since_last_start": round(time.monotonic() - started, 1),
         "last": last.measures,
@@ -329,6 +331,23 @@ def _compiled_model(config, schedules, domains):
         jit_compile=backend.jit_compile(config),
     )
     return model
+
+
+def _start_from(run, model):
+    """Gives the networks of a model the weights of those of another run.
+
+    Raises:
+        UserError: if it is no run, or its networks are not of the same form.
+    """
+    source, _ = checkpoints.load_model(run, "latest")
+    for name, value in model.config.items():
+        if name not in ("image_size", "pool_size", "seed") and source.config[name] != value:
+            raise UserError(
+                f"--initial_run={run}: its networks are of --{name}={source.config[name]}, not {value}; "
+                "give the same flag, or another run"
+            )
+    for name in NETWORKS:
+        getattr(model, name).set_weights(getattr(source, name).get_weights())
 
 
 def _balanced_class_weights(domains):

@@ -18,21 +18,25 @@ def randomised(layer, seed=1):
     return layer
 
 
-def curve_of(image, weights, order):
-    """The formula, one image, in float64."""
+def curve_of(image, weights, order, window=0):
+    """The formula, one image whose sides the window divides, in float64."""
     kernel_1, bias_1, kernel_2, bias_2 = weights
-    moments = np.array([np.mean(image.astype("float64") ** p) for p in range(1, order + 2)])
-    coefficients = np.tanh(moments @ kernel_1 + bias_1) @ kernel_2 + bias_2
+    tone = [np.mean(image.astype("float64") ** p) for p in range(1, order + 2)]
+    if window:
+        height, width, channels = image.shape
+        means = image.reshape(height // window, window, width // window, window, channels).mean((1, 3), "float64")
+        tone += [means.min(), means.max()]
+    coefficients = np.tanh(np.array(tone) @ kernel_1 + bias_1) @ kernel_2 + bias_2
     return sum(c * image.astype("float64") ** p for p, c in enumerate(coefficients))
 
 
-@pytest.mark.parametrize("order", [1, 3, 4])
-def test_it_is_its_formula(order):
-    layer = ToneCurve(order, hidden=5)
+@pytest.mark.parametrize(("order", "window"), [(1, 0), (3, 0), (4, 0), (3, 2)])
+def test_it_is_its_formula(order, window):
+    layer = ToneCurve(order, hidden=5, window=window)
     x = random(3, 6, 8, 2) * np.array([1, 0.3, 0.7], "float32")[:, None, None, None]
     layer(x)
     randomised(layer)
-    expected = np.stack([curve_of(image, layer.get_weights(), order) for image in x])
+    expected = np.stack([curve_of(image, layer.get_weights(), order, window) for image in x])
     np.testing.assert_allclose(layer(x), expected, atol=1e-5)
     assert np.abs(expected - x).max() > 0.1
 
@@ -67,9 +71,10 @@ def test_it_can_learn_a_gamma_that_depends_on_the_image():
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("skip", ["tone_curve", "ranged_tone_curve"])
 @pytest.mark.parametrize("upsampling", ["transposed", "resize"])
-def test_a_generator_with_the_curve_starts_as_the_identity(method, upsampling):
-    network = build_generator(method, q=2, filters=4, upsampling=upsampling, skip="tone_curve")
+def test_a_generator_with_the_curve_starts_as_the_identity(method, skip, upsampling):
+    network = build_generator(method, q=2, filters=4, upsampling=upsampling, skip=skip)
     x = random(2, 16, 24, 3)
     image, probabilities = network(x)
     np.testing.assert_allclose(image, x, atol=1e-6)
@@ -104,13 +109,34 @@ def test_resizing_leaves_no_checkerboard():
     assert spread["resize"] < 1e-4 < 1e-2 < spread["transposed"]
 
 
+def test_the_range_tells_a_lightened_image_from_a_light_one():
+    """Light images keep a dark corner, lightened ones have none; their moments are the same."""
+    rng = np.random.default_rng(0)
+    scene = rng.uniform(-0.8, 0, (64, 16, 16, 1)).astype("float32")
+    lightened = rng.integers(2, size=64).astype(bool)[:, None, None, None]
+    clean = np.where(lightened, scene, scene + 0.4)
+    clean[:, :2, :2] = -1
+    poor = np.where(lightened, clean + 0.4, clean)
+    errors = {}
+    for window in (0, 2):
+        keras.utils.set_random_seed(0)
+        image = keras.Input((None, None, 1))
+        model = keras.Model(image, ToneCurve(window=window)(image))
+        model.compile(keras.optimizers.Adam(0.01), "mse")
+        model.fit(poor, clean, epochs=150, batch_size=32, verbose=0)
+        errors[window] = np.mean((model.predict(poor, verbose=0) - clean) ** 2)
+    assert errors[2] < errors[0] / 4
+
+
 def test_unknown_options_are_named():
     with pytest.raises(ValueError, match="upsampling must be one of transposed, resize"):
         build_generator(upsampling="bicubic")
-    with pytest.raises(ValueError, match="skip must be one of none, tone_curve"):
+    with pytest.raises(ValueError, match="skip must be one of none, tone_curve, ranged_tone_curve"):
         build_generator(skip="long")
     with pytest.raises(ValueError, match="order must be"):
         ToneCurve(order=0)
+    with pytest.raises(ValueError, match="window must be an integer of at least 0"):
+        ToneCurve(window=-1)
 
 
 def test_the_layer_survives_serialisation(tmp_path):

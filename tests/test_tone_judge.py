@@ -26,8 +26,11 @@ def test_it_is_its_formula(order):
     layer(x)
     randomised(layer)
     k_1, b_1, k_2, b_2, k_3, b_3 = layer.get_weights()
-    moments = np.stack([np.mean(x.astype("float64") ** p, axis=(1, 2, 3)) for p in range(1, order + 1)], axis=1)
-    expected = np.tanh(np.tanh(moments @ k_1 + b_1) @ k_2 + b_2) @ k_3 + b_3
+    seen = [np.mean(x.astype("float64") ** p, axis=(1, 2, 3)) for p in range(1, order + 1)]
+    # Windows of 4 x 4 pixels, centred on the image: of its 6 rows, each takes 3.
+    windows = np.stack([x[:, i : i + 3, j : j + 4].mean(axis=(1, 2)) for i in (0, 3) for j in (0, 4)], axis=1)
+    seen = np.stack([*seen, windows.min(axis=(1, 2)), windows.max(axis=(1, 2))], axis=1)
+    expected = np.tanh(np.tanh(seen @ k_1 + b_1) @ k_2 + b_2) @ k_3 + b_3
     np.testing.assert_allclose(layer(x).numpy().reshape(3, 1), expected, atol=1e-5)
     assert layer(x).shape == (3, 1, 1, 1)
     assert np.ptp(expected) > 0.01
@@ -38,7 +41,7 @@ def test_it_adds_to_the_logits_of_the_patches(method):
     plain = build_discriminator(method, 2, filters=4)
     judging = build_discriminator(method, 2, filters=4, tone_judge=True)
     added = judging.count_params() - plain.count_params()
-    assert added == 4 * 32 + 32 + 32 * 32 + 32 + 32 + 1
+    assert added == 6 * 32 + 32 + 32 * 32 + 32 + 32 + 1
     x = random(2, 32, 48, 3)
     judge = next(layer for layer in judging.layers if isinstance(layer, ToneJudge))
     own = [weight for weight in judging.weights if not any(weight is each for each in judge.weights)]
@@ -78,6 +81,6 @@ def test_a_model_keeps_it(tmp_path):
 
 
 def test_unusable_arguments_are_named():
-    for name in ("order", "hidden"):
+    for name in ("order", "hidden", "window"):
         with pytest.raises(ValueError, match=f"{name} must be an integer of at least 1"):
             ToneJudge(**{name: 0})

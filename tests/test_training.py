@@ -22,7 +22,7 @@ from r2c_gan.data import read_domain
 from r2c_gan.errors import UserError
 from r2c_gan.evaluation import Evaluation
 from r2c_gan.images import ImageError
-from r2c_gan.model import METRICS, R2CGAN
+from r2c_gan.model import METRICS, NETWORKS, R2CGAN
 from r2c_gan.restoration import Restorer
 from r2c_gan.training import TrainingConfig, train
 
@@ -228,6 +228,7 @@ def test_a_finished_run_is_left_alone(copied_run, datasets_dir, monkeypatch):
         {"seed": 1},
         {"precision": "mixed_bfloat16"},
         {"ema_decay": 0.5},
+        {"initial_run": "elsewhere"},
         {"clip_norm": 1.0},
         {"class_weights": "balanced"},
         {"deterministic": False},
@@ -242,6 +243,55 @@ def test_another_flag_is_refused(run_dir, datasets_dir, change):
     with pytest.raises(UserError, match=f"holds a run with --{name}={was}; it cannot go on with --{name}={value}"):
         train(tiny_config(datasets_dir, run_dir, **change), begin=lambda: pytest.fail("began"))
     assert snapshot(run_dir) == before
+
+
+# --- starting from another run ----------------------------------------------------------------------------------------
+
+
+def networks_of(run, which="latest"):
+    model, _ = checkpoints.load_model(run, which)
+    return {name: getattr(model, name).get_weights() for name in NETWORKS}
+
+
+def test_a_training_starts_from_the_networks_of_another_run(run_dir, datasets_dir, tmp_path):
+    """With a rate of 0 they stay what they were; the images are smaller, the optimizers and pools are new."""
+    settings = {"initial_run": str(run_dir), "load_size": 16, "crop_size": 16, "lr": 0.0, "epochs": 1}
+    train(tiny_config(datasets_dir, tmp_path / "run", **settings))
+    before, after = networks_of(run_dir), networks_of(tmp_path / "run")
+    for name in NETWORKS:
+        for one, other in zip(before[name], after[name], strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_the_averages_are_what_a_training_starts_from(run_dir, datasets_dir, tmp_path):
+    averaged, started = tmp_path / "averaged", tmp_path / "started"
+    train(tiny_config(datasets_dir, averaged, ema_decay=0.5, epochs=2))
+    train(tiny_config(datasets_dir, started, initial_run=str(averaged), lr=0.0, epochs=1))
+    for one, other in zip(networks_of(averaged)["restorer"], networks_of(started)["restorer"], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_it_goes_on_without_the_run_it_started_from(run_dir, datasets_dir, tmp_path):
+    first = Path(shutil.copytree(run_dir, tmp_path / "first"))
+    config = tiny_config(datasets_dir, tmp_path / "run", initial_run=str(first), epochs=1)
+    train(config)
+    shutil.rmtree(first)
+    assert train(dataclasses.replace(config, epochs=2))["epochs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"q": 3}, r"--initial_run=.*: its networks are of --q=2, not 3; give the same flag, or another run"),
+        ({"tone_judge": True}, r"--initial_run=.*: its networks are of --tone_judge=False, not True"),
+        ({"initial_run": "nowhere"}, r"nowhere: not a run folder"),
+    ],
+    ids=str,
+)
+def test_a_run_of_another_form_is_no_start(run_dir, datasets_dir, tmp_path, change, message):
+    with pytest.raises(UserError, match=message):
+        train(tiny_config(datasets_dir, tmp_path / "run", **{"initial_run": str(run_dir), **change}))
+    assert not list((tmp_path / "run").glob("*.json"))
 
 
 def test_a_run_does_not_shrink(run_dir, datasets_dir):

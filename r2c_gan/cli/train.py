@@ -47,8 +47,9 @@ flags.DEFINE_enum(
 flags.DEFINE_enum(
     "skip",
     "none",
-    ["none", "tone_curve"],
-    "tone_curve: not in the paper: correct the image by a tone curve and a residual instead of drawing it anew.",
+    ["none", "tone_curve", "ranged_tone_curve"],
+    "tone_curve: not in the paper: correct the image by a tone curve and a residual instead of drawing it anew; "
+    "ranged_tone_curve: by one that also sees the darkest and the brightest place.",
 )
 flags.DEFINE_integer(
     "noise_channels",
@@ -61,6 +62,11 @@ flags.DEFINE_bool(
 )
 flags.DEFINE_float("cycle_a_loss_weight", None, "Not in the paper: a weight of its own for |F(G(a)) - a|.")
 flags.DEFINE_float("identity_a_loss_weight", None, "Not in the paper: a weight of its own for |F(a) - a|.")
+flags.DEFINE_string(
+    "initial_run",
+    None,
+    "Not in the paper: start from the networks of this run folder (its latest checkpoint); sizes may differ.",
+)
 flags.DEFINE_float("ema_decay", 0.0, "Not in the paper: evaluate and export moving averages of the weights; try 0.998.")
 flags.DEFINE_integer("early_stopping", 0, "Not in the paper: end after this many epochs without a better F1; 0: never.")
 flags.DEFINE_float("clip_norm", 0.0, "Not in the paper: largest norm of the gradients; 0 for no limit.")
