@@ -72,14 +72,36 @@ def prepare(source, study, size, data):
     return folder
 
 
-def train(study, row, seed, data):
-    """Trains one seed of a row, or goes on with it.
+def start_of(row):
+    """The row whose networks a row starts from, of the same seed; None if it starts from random ones.
+
+    It stands in the file as `# starts from: <row>`.
+
+    Raises:
+        UserError: if there is no such row.
+    """
+    for line in (CONFIGS / f"{row}.flags").read_text(encoding="utf-8").splitlines():
+        if line.startswith("# starts from: "):
+            start = line.removeprefix("# starts from: ")
+            if start not in rows():
+                raise UserError(f"{CONFIGS / row}.flags: starts from {start}, which is no row")
+            return start
+    return None
+
+
+def train(source, study, row, seed):
+    """Trains one seed of a row, or goes on with it; first the run that it starts from.
 
     Returns:
         The run folder.
     """
+    start = start_of(row)
+    initial = {"initial_run": train(source, study, start, seed)} if start else {}
     run = study / "runs" / f"{row}-{seed}"
-    _call("r2c_gan.cli.train", flagfile=CONFIGS / f"{row}.flags", datasets_dir=data, output_dir=run, seed=seed)
+    data = prepare(source, study, *size_and_data(row))
+    _call(
+        "r2c_gan.cli.train", flagfile=CONFIGS / f"{row}.flags", datasets_dir=data, output_dir=run, seed=seed, **initial
+    )
     return run
 
 
@@ -125,7 +147,7 @@ def main():
         for seed in known[row]:
             if (FLAGS.seeds and str(seed) not in FLAGS.seeds) or (results / f"{row}-{seed}" / "result.json").is_file():
                 continue
-            run = train(study, row, seed, prepare(FLAGS.source, study, size, data))
+            run = train(FLAGS.source, study, row, seed)
             evaluations = {}
             # Domain A of the data sorted by quality is poor as it is: it has no severity and no clean twins.
             for test in ("quality",) if data == "quality" else SEVERITIES:

@@ -148,8 +148,28 @@ def test_every_row_has_a_file_that_the_training_reads(tmp_path):
         given = {name: parsed[name].value for name in fields if parsed[name].present}
         config = TrainingConfig(**given)
         config.check()
+        evidence.start_of(row)
         assert config.crop_size == config.load_size == size, row
         assert parsed["seed"].present == 0, f"{row}: the seeds stand in the first line"
+
+
+def test_a_row_can_start_from_another(tmp_path, monkeypatch):
+    """That one is trained first, with the same seed; its folder is given to the training."""
+    (tmp_path / "first-64-mild.flags").write_text("# seeds: 0\n")
+    (tmp_path / "second-128-mild.flags").write_text("# seeds: 0\n# starts from: first-64-mild\n")
+    monkeypatch.setattr(evidence, "CONFIGS", tmp_path)
+    monkeypatch.setattr(evidence, "prepare", lambda source, study, size, data: f"{source}-{size}-{data}")
+    called = []
+    monkeypatch.setattr(evidence, "_call", lambda module, **arguments: called.append(arguments))
+    run = evidence.train("xray", tmp_path, "second-128-mild", 2)
+    assert run == tmp_path / "runs" / "second-128-mild-2"
+    first, second = called
+    assert first["output_dir"] == second["initial_run"] == tmp_path / "runs" / "first-64-mild-2"
+    assert first["datasets_dir"] == "xray-64-mild" and second["datasets_dir"] == "xray-128-mild"
+    assert "initial_run" not in first and first["seed"] == second["seed"] == 2
+    (tmp_path / "second-128-mild.flags").write_text("# seeds: 0\n# starts from: third-64-mild\n")
+    with pytest.raises(UserError, match="starts from third-64-mild, which is no row"):
+        evidence.start_of("second-128-mild")
 
 
 @pytest.mark.parametrize("name", ["operational-mild", "64-mild", "operational-3-64-foggy", "operational-3-mild-64"])
