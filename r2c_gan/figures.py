@@ -39,6 +39,7 @@ _FAMILIES = (  # prefix of the columns, title of the panel
     ("discriminator_", "Discriminators: telling real from generated"),
     ("cycle_", "Cycle consistency: there and back"),
     ("identity_", "Identity: a domain's own images kept"),
+    ("tone_", "Tone: moments and range of whole images"),
     ("class_", "Classification of what a generator is fed"),
 )
 _LOG_FROM = 20  # a panel whose largest value is this many times its smallest gets a logarithmic axis
@@ -51,9 +52,9 @@ def save_losses(history, path):
     Args:
         history: dict, column of `history.csv` -> one value an epoch. `epoch` gives the horizontal axis (1, 2, ... if it
             is missing). Drawn are `generator_loss`, `discriminator_loss`, the columns that begin with `adversarial_`,
-            `discriminator_`, `cycle_`, `identity_` or `class_`, the scores (`accuracy`, `f1`, ...) and `learning_rate`;
-            with a prefix `val_`, dashed. Other columns are left alone. A value that is None, empty or not finite is a
-            gap.
+            `discriminator_`, `cycle_`, `identity_`, `tone_` or `class_`, the scores (`accuracy`, `f1`, ...) and
+            `learning_rate`; with a prefix `val_`, dashed. Other columns are left alone. A value that is None, empty or
+            not finite is a gap.
         path: the PNG to write.
     """
     columns = {name: np.array([_number(value) for value in values]) for name, values in history.items()}

@@ -10,8 +10,12 @@ import dataclasses
 
 from keras import ops
 
+from r2c_gan.tone_curve import WINDOW, powers, tone
+
+TONE_MOMENTS = 4
 # The head's probabilities are kept this far from 0 and 1, as Keras keeps them.
 PROBABILITY_EPSILON = 1e-7
+DISTANCE_EPSILON = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +30,7 @@ class LossWeights:
         identity: weight of the identity terms.
         classification: weight of all six classification terms.
         adversarial: weight of both adversarial terms, fixed at 1 in the paper.
+        tone: not in the paper: weight of both tone terms; they are left out at 0.
         cycle_a, identity_a: not in the paper: weights of their own for |F(G(a)) - a| and |F(a) - a|, which ask the
             degrader for the one poor image that was given. None for those of `cycle` and `identity`.
         classes: weight of each class within the classification terms, not in the paper; empty for equal weights.
@@ -35,6 +40,7 @@ class LossWeights:
     identity: float = 5.0
     classification: float = 0.1
     adversarial: float = 1.0
+    tone: float = 0.0
     cycle_a: float | None = None
     identity_a: float | None = None
     classes: tuple = ()
@@ -77,6 +83,43 @@ def discriminator_fake_loss(fake_logits):
     return ops.mean(ops.square(_float32(fake_logits)))
 
 
+def energy_distance(x, y):
+    """The squared energy distance between two distributions, estimated without bias from samples of each.
+
+        2 mean |x_i - y_j| - mean_(i != j) |x_i - x_j| - mean_(i != j) |y_i - y_j|
+
+    Its expectation is 0 where the distributions are equal and positive elsewhere (Szekely and Rizzo, Journal of
+    Statistical Planning and Inference 143, 2013); an estimate may be negative.
+
+    Args:
+        x, y: float [N, features] and [M, features], N and M at least 2.
+    """
+
+    def distances(one, other):
+        # The root of 0 has no gradient.
+        return ops.sqrt(ops.sum(ops.square(one[:, None] - other[None]), axis=-1) + DISTANCE_EPSILON**2)
+
+    def within(one):
+        n = ops.cast(ops.shape(one)[0], "float32")
+        return (ops.sum(distances(one, one)) - n * DISTANCE_EPSILON) / (n * (n - 1.0))
+
+    x, y = _float32(x), _float32(y)
+    return 2.0 * ops.mean(distances(x, y)) - within(x) - within(y)
+
+
+def tone_loss(images, generated):
+    """The energy distance between the tones of the real images of a domain and of those generated for it.
+
+    The tone of an image is its first four moments and its darkest and brightest place, as `tone_curve.tone` has them.
+    Discriminators of patches say little about how dark or flat whole images are, and how much they differ in that.
+
+    Args:
+        images, generated: [N, H, W, C] and [M, H, W, C], N and M at least 2.
+    """
+    real, fake = (tone(powers(_float32(x), TONE_MOMENTS), WINDOW) for x in (images, generated))
+    return energy_distance(real, fake)
+
+
 def classification_loss(labels, probabilities, class_weights=()):
     """Categorical cross-entropy: mean over the samples of -sum_c weight_c labels_c log probabilities_c.
 
@@ -98,20 +141,22 @@ def generator_loss(terms, weights):
         adversarial (adversarial_a2b + adversarial_b2a) + cycle (cycle_a + cycle_b)
             + identity (identity_a + identity_b)
             + classification (class_a2b + class_b2a + class_a2b2a + class_b2a2b + class_a2a + class_b2b)
+            + tone (tone_a2b + tone_b2a)
 
     Args:
-        terms: dictionary of the twelve terms by the names above.
+        terms: dictionary of the terms by the names above; those of tone are only asked for where they have a weight.
         weights: a `LossWeights`.
     """
     cycle_a = weights.cycle if weights.cycle_a is None else weights.cycle_a
     identity_a = weights.identity if weights.identity_a is None else weights.identity_a
     classes = ("class_a2b", "class_b2a", "class_a2b2a", "class_b2a2b", "class_a2a", "class_b2b")
-    return (
+    total = (
         weights.adversarial * (terms["adversarial_a2b"] + terms["adversarial_b2a"])
         + (cycle_a * terms["cycle_a"] + weights.cycle * terms["cycle_b"])
         + (identity_a * terms["identity_a"] + weights.identity * terms["identity_b"])
         + weights.classification * sum(terms[name] for name in classes)
     )
+    return total + weights.tone * (terms["tone_a2b"] + terms["tone_b2a"]) if weights.tone else total
 
 
 def discriminator_loss(terms):

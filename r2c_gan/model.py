@@ -39,6 +39,7 @@ DISCRIMINATOR_TERMS = (
     "discriminator_b_fake",
 )
 NETWORKS = ("restorer", "degrader", "discriminator_a", "discriminator_b")
+TONE_TERMS = ("tone_a2b", "tone_b2a")  # only where they have a weight
 METRICS = ("generator_loss", "discriminator_loss", *GENERATOR_TERMS, *DISCRIMINATOR_TERMS, "accuracy")
 
 
@@ -58,7 +59,6 @@ class R2CGAN(TrainingStep, keras.Model):
         pool_size: generated images that each pool holds.
         noise_channels: not in the paper: channels of the noise that the degrader is fed besides its image, so that it
             makes many poor images of a good one; 0 for none.
-        tone_judge: not in the paper: as in `build_discriminator`.
         seed: seed of the draws of pools and noise. The weights follow `keras.utils.set_random_seed`.
 
     Calling the model restores: image [N, H, W, C] -> (restored image, class probabilities).
@@ -77,7 +77,6 @@ class R2CGAN(TrainingStep, keras.Model):
         upsampling="transposed",
         skip="none",
         noise_channels=0,
-        tone_judge=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -94,14 +93,13 @@ class R2CGAN(TrainingStep, keras.Model):
             "upsampling": upsampling,
             "skip": skip,
             "noise_channels": noise_channels,
-            "tone_judge": tone_judge,
         }
         shared = {"method": method, "q": q, "channels": channels, "filters": filters, "dtype": self.dtype_policy}
         generator = {"num_classes": num_classes, "upsampling": upsampling, "skip": skip, **shared}
         self.restorer = build_generator(name="restorer", **generator)
         self.degrader = build_generator(name="degrader", noise_channels=noise_channels, **generator)
-        self.discriminator_a = build_discriminator(name="discriminator_a", tone_judge=tone_judge, **shared)
-        self.discriminator_b = build_discriminator(name="discriminator_b", tone_judge=tone_judge, **shared)
+        self.discriminator_a = build_discriminator(name="discriminator_a", **shared)
+        self.discriminator_b = build_discriminator(name="discriminator_b", **shared)
         self.pool_a = ImagePool(pool_size, seed=2 * seed, name="pool_a", dtype="float32")
         self.pool_b = ImagePool(pool_size, seed=2 * seed + 1, name="pool_b", dtype="float32")
         for pool in (self.pool_a, self.pool_b):
@@ -110,7 +108,7 @@ class R2CGAN(TrainingStep, keras.Model):
         self.noise = UniformNoise(noise_channels, seed=seed, name="noise", dtype="float32") if noise_channels else None
         if self.noise:
             self.noise.build()
-        self.means = {name: keras.metrics.Mean(name) for name in METRICS}
+        self.means = {name: keras.metrics.Mean(name) for name in (*METRICS, *TONE_TERMS)}
         self.build()
 
     def build(self, input_shape=None):
@@ -209,7 +207,7 @@ class R2CGAN(TrainingStep, keras.Model):
         the result is that of two passes.
 
         Returns:
-            (total loss, dictionary of the twelve terms, G(A), F(B), G's class probabilities of A).
+            (total loss, dictionary of the twelve terms and those of tone, G(A), F(B), G's class probabilities of A).
         """
         n = ops.shape(image_a)[0]
         restored, g_classes = self.restorer(ops.concatenate([image_a, image_b]), training=training)
@@ -236,6 +234,9 @@ class R2CGAN(TrainingStep, keras.Model):
             "class_a2a": classification_loss(label_a, f_classes[m:]),
             "class_b2b": classification_loss(label_b, g_classes[n:]),
         }
+        if self.loss_weights.tone:
+            terms["tone_a2b"] = losses.tone_loss(image_b, a2b)
+            terms["tone_b2a"] = losses.tone_loss(image_a, b2a)
         return losses.generator_loss(terms, self.loss_weights), terms, a2b, b2a, g_classes[:n]
 
     def discriminator_step(self, image_a, image_b, fake_a, fake_b, training=True):
@@ -267,9 +268,10 @@ class R2CGAN(TrainingStep, keras.Model):
         """Adds the losses of a batch to the running means, and returns these."""
         correct = ops.equal(ops.argmax(classes, axis=-1), ops.argmax(label_a, axis=-1))
         values = {"generator_loss": g_loss, "discriminator_loss": d_loss, "accuracy": ops.cast(correct, "float32")}
-        for name, value in {**values, **terms}.items():
+        values.update(terms)
+        for name, value in values.items():
             self.means[name].update_state(value)
-        return {name: mean.result() for name, mean in self.means.items()}
+        return {name: self.means[name].result() for name in values}
 
     # Saving
 

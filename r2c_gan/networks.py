@@ -9,8 +9,8 @@ block, or after the fifth of nine. Quirks that belong to the method are kept: th
 tanh(x) to its first layer but adds x itself and closes with a tanh; only the operational discriminator ends in a
 leaky ReLU.
 
-Options beside the paper change a generator's last steps (`upsampling="resize"`; `skip="tone_curve"` and
-"ranged_tone_curve") and let a discriminator judge the tone of the whole image too (`tone_judge=True`).
+Options beside the paper change a generator's last steps: `upsampling="resize"`, `skip="tone_curve"` and
+"ranged_tone_curve".
 """
 
 import functools
@@ -25,7 +25,6 @@ from r2c_gan.layers import (
     instance_normalization,
 )
 from r2c_gan.tone_curve import WINDOW, ToneCurve
-from r2c_gan.tone_judge import ToneJudge
 from r2c_gan.upsampling import BilinearUpsampling2D
 
 METHODS = ("operational", "convolutional", "convolutional-light")
@@ -96,12 +95,11 @@ def build_generator(
         return keras.Model([inputs, *noise] if noise else inputs, (image, probabilities), name=name or "generator")
 
 
-def build_discriminator(method="operational", q=3, channels=3, filters=64, tone_judge=False, name=None, dtype=None):
+def build_discriminator(method="operational", q=3, channels=3, filters=64, name=None, dtype=None):
     """Builds a patch discriminator.
 
     Args:
         method, q, channels, filters, name, dtype: as in `build_generator`.
-        tone_judge: not in the paper: whether a `ToneJudge` of the whole image adds to the logits of its patches.
 
     Returns:
         A `keras.Model` from an image [N, H, W, channels] to unbounded logits [N, H / 8, W / 8, 1] (rounded up),
@@ -128,8 +126,6 @@ def build_discriminator(method="operational", q=3, channels=3, filters=64, tone_
             x = kind.conv(1, 4, padding="same")(x)
             if method == "operational":
                 x = leaky_relu(x)
-        if tone_judge:
-            x = layers.Add(dtype="float32")([x, ToneJudge(dtype="float32")(inputs)])
         logits = layers.Activation("linear", dtype="float32", name="logits")(x)
         return keras.Model(inputs, logits, name=name or "discriminator")
 

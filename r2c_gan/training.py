@@ -63,8 +63,8 @@ class TrainingConfig:
         seed: of weights, order, augmentation and pools.
         upsampling, skip: not in the paper: of the generators, as in `build_generator`.
         noise_channels: not in the paper: channels of noise that the degrader is fed, as in `R2CGAN`; 0 for none.
-        tone_judge: not in the paper: whether the discriminators judge the tone of the whole image too, as in
-            `build_discriminator`.
+        tone_loss_weight: not in the paper: weight of the distance between the tones of generated and real images, as in
+            `LossWeights`.
         cycle_a_loss_weight, identity_a_loss_weight: not in the paper: weights of their own for the terms of the poor
             domain, as in `LossWeights`; None for those of the good one.
         initial_run: not in the paper: a run folder whose networks, as its latest checkpoint has them, the training
@@ -113,7 +113,7 @@ class TrainingConfig:
     upsampling: str = "transposed"
     skip: str = "none"
     noise_channels: int = 0
-    tone_judge: bool = False
+    tone_loss_weight: float = 0.0
     cycle_a_loss_weight: float | None = None
     identity_a_loss_weight: float | None = None
     initial_run: str | None = None
@@ -176,6 +176,7 @@ class TrainingConfig:
             "identity_loss_weight",
             "class_loss_weight",
             "adversarial_loss_weight",
+            "tone_loss_weight",
             "cycle_a_loss_weight",
             "identity_a_loss_weight",
             "noise_channels",
@@ -198,6 +199,15 @@ class TrainingConfig:
                 f"--distribute={self.distribute}: Keras on {keras.backend.backend()} has it not; must be one of "
                 f"{', '.join(backend.STRATEGIES)}"
             )
+        if self.tone_loss_weight and self.batch_size < 2:
+            raise UserError(
+                f"--tone_loss_weight={self.tone_loss_weight}: compares images of a batch; give --batch_size=2 or more"
+            )
+        if self.tone_loss_weight and self.distribute != "none":
+            raise UserError(
+                f"--tone_loss_weight={self.tone_loss_weight}: compares images of whole batches; it does not go with "
+                f"--distribute={self.distribute}"
+            )
         backend.check(self)
         stride = GENERATOR_STRIDE[self.method]
         if self.crop_size % stride:
@@ -216,7 +226,6 @@ class TrainingConfig:
             "upsampling": self.upsampling,
             "skip": self.skip,
             "noise_channels": self.noise_channels,
-            "tone_judge": self.tone_judge,
         }
 
 
@@ -318,6 +327,7 @@ def _compiled_model(config, schedules, domains):
         config.identity_loss_weight,
         config.class_loss_weight,
         config.adversarial_loss_weight,
+        tone=config.tone_loss_weight,
         cycle_a=config.cycle_a_loss_weight,
         identity_a=config.identity_a_loss_weight,
     )

@@ -44,7 +44,7 @@ TRAINING = {
     "class_weights": "balanced",
     "early_stopping": 5,
     "noise_channels": 1,
-    "tone_judge": True,
+    "tone_loss_weight": 1.0,
 }
 
 # Nothing that each backend draws in its own way.

@@ -1,5 +1,6 @@
 """Every loss by hand, and how the terms add up."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -135,3 +136,49 @@ def test_weights_do_not_reach_across_families():
 def test_bad_weights_are_named(name, value):
     with pytest.raises(ValueError, match=name):
         LossWeights(**{name: value})
+
+
+def test_the_energy_distance_is_its_formula():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(0, 1, (3, 2)), rng.normal(0.5, 2, (4, 2))
+    between = np.mean([np.linalg.norm(a - b) for a in x for b in y])
+    within = [np.mean([np.linalg.norm(a - b) for a, b in itertools.permutations(z, 2)]) for z in (x, y)]
+    assert float(losses.energy_distance(x, y)) == pytest.approx(2 * between - sum(within), abs=1e-5)
+    assert float(losses.energy_distance(y, x)) == pytest.approx(2 * between - sum(within), abs=1e-5)
+
+
+def test_small_samples_estimate_the_energy_distance_without_bias():
+    """Of normal distributions with means 0 and d it is 2 E|N(d, 2)| - 2 E|N(0, 2)|, E|N(0, s^2)| = s sqrt(2 / pi)."""
+    rng = np.random.default_rng(0)
+    x, same, other = (rng.normal(shift, 1, (4000, 4, 1)) for shift in (0, 0, 1))
+    s, d = math.sqrt(2), 1
+    folded = s * math.sqrt(2 / math.pi) * math.exp(-(d**2) / (2 * s**2)) + d * math.erf(d / (s * math.sqrt(2)))
+    expected = 2 * folded - 2 * s * math.sqrt(2 / math.pi)
+    assert np.mean([losses.energy_distance(a, b) for a, b in zip(x, same, strict=True)]) == pytest.approx(0, abs=0.03)
+    measured = np.mean([losses.energy_distance(a, b) for a, b in zip(x, other, strict=True)])
+    assert measured == pytest.approx(expected, abs=0.04)
+
+
+def test_tones_that_are_equal_have_a_gradient():
+    x = tf.Variable([[0.5, 0.1], [0.5, 0.1]])
+    with tf.GradientTape() as tape:
+        distance = losses.energy_distance(x, [[0.5, 0.1], [0.2, 0.3]])
+    assert np.isfinite(tape.gradient(distance, x).numpy()).all()
+
+
+def test_the_tone_of_images_is_compared_not_what_they_show():
+    rng = np.random.default_rng(0)
+    images = rng.uniform(-0.5, 0.5, (6, 16, 16, 1)).astype("float32")
+    mirrored = images[:, ::-1]
+    assert float(losses.tone_loss(images, mirrored)) < 0  # equal: all that is between is also within
+    assert float(losses.tone_loss(images, images + 0.3)) > 0.3
+    # One exposure for all, where the real ones differ, is told apart too.
+    exposed = images + rng.choice([-0.4, 0.4], (6, 1, 1, 1)).astype("float32")
+    assert float(losses.tone_loss(exposed, images)) > 0.1
+
+
+def test_tone_terms_are_added_where_they_have_a_weight():
+    terms = {**TERMS, "tone_a2b": 0.25, "tone_b2a": 0.5}
+    plain = losses.generator_loss(TERMS, LossWeights())
+    assert losses.generator_loss(terms, LossWeights()) == plain
+    assert losses.generator_loss(terms, LossWeights(tone=4)) == pytest.approx(plain + 4 * 0.75)

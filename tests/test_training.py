@@ -283,7 +283,7 @@ def test_it_goes_on_without_the_run_it_started_from(run_dir, datasets_dir, tmp_p
     ("change", "message"),
     [
         ({"q": 3}, r"--initial_run=.*: its networks are of --q=2, not 3; give the same flag, or another run"),
-        ({"tone_judge": True}, r"--initial_run=.*: its networks are of --tone_judge=False, not True"),
+        ({"skip": "tone_curve"}, r"--initial_run=.*: its networks are of --skip=none, not tone_curve"),
         ({"initial_run": "nowhere"}, r"nowhere: not a run folder"),
     ],
     ids=str,
@@ -431,6 +431,8 @@ def test_a_missing_domain_is_named(tmp_path, datasets_dir):
         ({"distribute": "tpu"}, r"--distribute=tpu: must be one of none, mirrored"),
         ({"clip_norm": -1.0}, r"--clip_norm=-1\.0: must be at least 0"),
         ({"steps_per_execution": 0}, r"--steps_per_execution=0: must be at least 1"),
+        ({"tone_loss_weight": 1.0, "batch_size": 1}, r"--tone_loss_weight=1\.0: .*give --batch_size=2 or more"),
+        ({"tone_loss_weight": 1.0, "distribute": "mirrored"}, r"--tone_loss_weight=1\.0: .*not go with --distribute"),
         ({"crop_size": 33}, r"--crop_size=33: must be a multiple of 2"),
         ({"crop_size": 30, "method": "convolutional"}, r"--crop_size=30: must be a multiple of 4"),
         ({"crop_size": 64}, r"--crop_size=64: must be from 1 to --load_size=36"),
