@@ -30,7 +30,6 @@ class LossWeights:
         identity: weight of the identity terms.
         classification: weight of all six classification terms.
         adversarial: weight of both adversarial terms, fixed at 1 in the paper.
-        tone: not in the paper: weight of both tone terms; they are left out at 0.
         cycle_a, identity_a: not in the paper: weights of their own for |F(G(a)) - a| and |F(a) - a|, which ask the
             degrader for the one poor image that was given. None for those of `cycle` and `identity`.
         classes: weight of each class within the classification terms, not in the paper; empty for equal weights.
@@ -40,7 +39,6 @@ class LossWeights:
     identity: float = 5.0
     classification: float = 0.1
     adversarial: float = 1.0
-    tone: float = 0.0
     cycle_a: float | None = None
     identity_a: float | None = None
     classes: tuple = ()
@@ -141,22 +139,23 @@ def generator_loss(terms, weights):
         adversarial (adversarial_a2b + adversarial_b2a) + cycle (cycle_a + cycle_b)
             + identity (identity_a + identity_b)
             + classification (class_a2b + class_b2a + class_a2b2a + class_b2a2b + class_a2a + class_b2b)
-            + tone (tone_a2b + tone_b2a)
+            + tone_b2a
 
     Args:
-        terms: dictionary of the terms by the names above; those of tone are only asked for where they have a weight.
+        terms: dictionary of the terms by the names above; `tone_b2a` may be missing. It needs no weight, because
+            nothing else moves what it moves, and Adam's steps do not depend on the scale of a loss.
         weights: a `LossWeights`.
     """
     cycle_a = weights.cycle if weights.cycle_a is None else weights.cycle_a
     identity_a = weights.identity if weights.identity_a is None else weights.identity_a
     classes = ("class_a2b", "class_b2a", "class_a2b2a", "class_b2a2b", "class_a2a", "class_b2b")
-    total = (
+    return (
         weights.adversarial * (terms["adversarial_a2b"] + terms["adversarial_b2a"])
         + (cycle_a * terms["cycle_a"] + weights.cycle * terms["cycle_b"])
         + (identity_a * terms["identity_a"] + weights.identity * terms["identity_b"])
         + weights.classification * sum(terms[name] for name in classes)
+        + terms.get("tone_b2a", 0.0)
     )
-    return total + weights.tone * (terms["tone_a2b"] + terms["tone_b2a"]) if weights.tone else total
 
 
 def discriminator_loss(terms):

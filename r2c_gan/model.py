@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from r2c_gan import losses
+from r2c_gan.drawn_tone_curve import DrawnToneCurve
 from r2c_gan.image_pool import ImagePool
 from r2c_gan.losses import LossWeights
 from r2c_gan.networks import build_discriminator, build_generator
@@ -39,7 +40,7 @@ DISCRIMINATOR_TERMS = (
     "discriminator_b_fake",
 )
 NETWORKS = ("restorer", "degrader", "discriminator_a", "discriminator_b")
-TONE_TERMS = ("tone_a2b", "tone_b2a")  # only where they have a weight
+TONE_TERM = "tone_b2a"  # only where the degrader draws its tone curve
 METRICS = ("generator_loss", "discriminator_loss", *GENERATOR_TERMS, *DISCRIMINATOR_TERMS, "accuracy")
 
 
@@ -59,6 +60,8 @@ class R2CGAN(TrainingStep, keras.Model):
         pool_size: generated images that each pool holds.
         noise_channels: not in the paper: channels of the noise that the degrader is fed besides its image, so that it
             makes many poor images of a good one; 0 for none.
+        drawn_tone: not in the paper: whether the degrader draws its tone curve from the noise alone, and learns how
+            exposures are distributed from the tones of the poor images.
         seed: seed of the draws of pools and noise. The weights follow `keras.utils.set_random_seed`.
 
     Calling the model restores: image [N, H, W, C] -> (restored image, class probabilities).
@@ -77,6 +80,7 @@ class R2CGAN(TrainingStep, keras.Model):
         upsampling="transposed",
         skip="none",
         noise_channels=0,
+        drawn_tone=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -93,11 +97,14 @@ class R2CGAN(TrainingStep, keras.Model):
             "upsampling": upsampling,
             "skip": skip,
             "noise_channels": noise_channels,
+            "drawn_tone": drawn_tone,
         }
         shared = {"method": method, "q": q, "channels": channels, "filters": filters, "dtype": self.dtype_policy}
         generator = {"num_classes": num_classes, "upsampling": upsampling, "skip": skip, **shared}
         self.restorer = build_generator(name="restorer", **generator)
-        self.degrader = build_generator(name="degrader", noise_channels=noise_channels, **generator)
+        self.degrader = build_generator(
+            name="degrader", noise_channels=noise_channels, drawn_tone=drawn_tone, **generator
+        )
         self.discriminator_a = build_discriminator(name="discriminator_a", **shared)
         self.discriminator_b = build_discriminator(name="discriminator_b", **shared)
         self.pool_a = ImagePool(pool_size, seed=2 * seed, name="pool_a", dtype="float32")
@@ -108,7 +115,7 @@ class R2CGAN(TrainingStep, keras.Model):
         self.noise = UniformNoise(noise_channels, seed=seed, name="noise", dtype="float32") if noise_channels else None
         if self.noise:
             self.noise.build()
-        self.means = {name: keras.metrics.Mean(name) for name in (*METRICS, *TONE_TERMS)}
+        self.means = {name: keras.metrics.Mean(name) for name in (*METRICS, TONE_TERM)}
         self.build()
 
     def build(self, input_shape=None):
@@ -207,7 +214,7 @@ class R2CGAN(TrainingStep, keras.Model):
         the result is that of two passes.
 
         Returns:
-            (total loss, dictionary of the twelve terms and those of tone, G(A), F(B), G's class probabilities of A).
+            (total loss, dictionary of the twelve terms and that of tone, G(A), F(B), G's class probabilities of A).
         """
         n = ops.shape(image_a)[0]
         restored, g_classes = self.restorer(ops.concatenate([image_a, image_b]), training=training)
@@ -234,9 +241,9 @@ class R2CGAN(TrainingStep, keras.Model):
             "class_a2a": classification_loss(label_a, f_classes[m:]),
             "class_b2b": classification_loss(label_b, g_classes[n:]),
         }
-        if self.loss_weights.tone:
-            terms["tone_a2b"] = losses.tone_loss(image_b, a2b)
-            terms["tone_b2a"] = losses.tone_loss(image_a, b2a)
+        if self.config["drawn_tone"]:
+            curve = next(layer for layer in self.degrader.layers if isinstance(layer, DrawnToneCurve))
+            terms[TONE_TERM] = losses.tone_loss(image_a, curve.exposed(image_b, noise_b))
         return losses.generator_loss(terms, self.loss_weights), terms, a2b, b2a, g_classes[:n]
 
     def discriminator_step(self, image_a, image_b, fake_a, fake_b, training=True):

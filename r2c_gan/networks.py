@@ -18,6 +18,7 @@ import functools
 import keras
 from keras import layers, ops
 
+from r2c_gan.drawn_tone_curve import DrawnToneCurve
 from r2c_gan.layers import (
     OperationalConv2D,
     OperationalConv2DTranspose,
@@ -46,6 +47,7 @@ def build_generator(
     upsampling="transposed",
     skip="none",
     noise_channels=0,
+    drawn_tone=False,
     name=None,
     dtype=None,
 ):
@@ -63,6 +65,7 @@ def build_generator(
             makes of the input, plus the last layer, cut off at -1 and 1; such a generator starts as the identity.
             "ranged_tone_curve": the same with a curve that also sees the darkest and the brightest place.
         noise_channels: 0, or the channels of a second input, the noise that a degrader makes many images of one with.
+        drawn_tone: whether the curve is drawn from the noise alone, as a `DrawnToneCurve` does.
         name: name of the model.
         dtype: dtype policy of the layers, the global one by default. Both outputs are float32 in any case.
 
@@ -76,6 +79,8 @@ def build_generator(
     """
     _check(method=method, q=q, channels=channels, filters=filters, num_classes=num_classes)
     _check_choice(upsampling=(upsampling, UPSAMPLINGS), skip=(skip, SKIPS))
+    if drawn_tone and (skip == "none" or not noise_channels):
+        raise ValueError("drawn_tone needs a skip with a tone curve, and noise_channels to draw it from")
     with _policy(dtype):
         inputs = keras.Input((None, None, channels), name="image")
         build = _convolutional_generator if method == "convolutional" else _light_generator
@@ -88,7 +93,8 @@ def build_generator(
         if skip == "none":
             image = layers.Activation("tanh", dtype="float32", name="restored")(image)
         else:
-            curve = ToneCurve(window=WINDOW if skip == "ranged_tone_curve" else 0, dtype="float32")
+            kind = DrawnToneCurve if drawn_tone else ToneCurve
+            curve = kind(window=WINDOW if skip == "ranged_tone_curve" else 0, dtype="float32")
             image = layers.Add(dtype="float32")([curve(inputs, *noise), image])
             image = layers.Activation(_cut_off, dtype="float32", name="restored")(image)
         probabilities = _classifier_head(features, num_classes)

@@ -50,12 +50,13 @@ class ToneCurve(keras.layers.Layer):
     def build(self, inputs_shape, noise_shape=None):
         self.features = keras.layers.Dense(self.hidden, activation="tanh", dtype="float32", name="features")
         channels = noise_shape[-1] if noise_shape else 0
+        self._polynomials = 1 + channels
         self.coefficients = keras.layers.Dense(
-            (1 + channels) * (self.order + 1), kernel_initializer="zeros", dtype="float32", name="coefficients"
+            self._polynomials * (self.order + 1), kernel_initializer="zeros", dtype="float32", name="coefficients"
         )
         self.features.build((None, self.order + 1 + (2 if self.window else 0) + channels))
         self.coefficients.build((None, self.hidden))
-        identity = [0.0] * ((1 + channels) * (self.order + 1))
+        identity = [0.0] * (self._polynomials * (self.order + 1))
         identity[1] = 1.0
         self.coefficients.bias.assign(identity)
 
@@ -63,19 +64,22 @@ class ToneCurve(keras.layers.Layer):
         terms = powers(inputs, self.order + 1)
         seen = tone(terms, self.window)
         if noise is not None:
-            seen = ops.concatenate([seen, _standardised_means(noise)], axis=-1)
-        coefficients = ops.cast(self.coefficients(self.features(seen)), inputs.dtype)[:, None, None, :]
-
-        def polynomial(number):
-            first = number * (self.order + 1)
-            c = [coefficients[..., first + p : first + p + 1] for p in range(self.order + 1)]
-            return c[0] + sum(c[p] * terms[p - 1] for p in range(1, self.order + 1))
-
-        curve = polynomial(0)
+            seen = ops.concatenate([seen, standardised_means(noise)], axis=-1)
+        coefficients = ops.split(self.coefficients(self.features(seen)), self._polynomials, axis=-1)
+        curve = self.polynomial(self.curve_coefficients(coefficients[0], noise), inputs)
         if noise is None:
             return curve
         noise = ops.cast(noise, inputs.dtype)
-        return curve + sum(noise[..., k : k + 1] * polynomial(1 + k) for k in range(noise.shape[-1]))
+        return curve + sum(noise[..., k : k + 1] * self.polynomial(c, inputs) for k, c in enumerate(coefficients[1:]))
+
+    def curve_coefficients(self, coefficients, noise):
+        """The coefficients of the curve itself, [N, order + 1]."""
+        return coefficients
+
+    def polynomial(self, coefficients, inputs):
+        """The polynomials of images: coefficients [N, order + 1], the constant first; [N, H, W, C]."""
+        c = ops.split(ops.cast(coefficients, inputs.dtype)[:, None, None, :], self.order + 1, axis=-1)
+        return c[0] + sum(factor * term for factor, term in zip(c[1:], powers(inputs, self.order), strict=True))
 
     def compute_output_shape(self, inputs_shape, noise_shape=None):
         return inputs_shape
@@ -120,7 +124,7 @@ def check_integers(**arguments):
             raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
 
 
-def _standardised_means(noise):
+def standardised_means(noise):
     """The mean of each channel of uniform noise, over its own standard deviation: about normal, [N, K]."""
     noise = ops.cast(noise, "float32")
     pixels = ops.cast(ops.shape(noise)[1] * ops.shape(noise)[2], "float32")

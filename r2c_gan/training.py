@@ -63,8 +63,7 @@ class TrainingConfig:
         seed: of weights, order, augmentation and pools.
         upsampling, skip: not in the paper: of the generators, as in `build_generator`.
         noise_channels: not in the paper: channels of noise that the degrader is fed, as in `R2CGAN`; 0 for none.
-        tone_loss_weight: not in the paper: weight of the distance between the tones of generated and real images, as in
-            `LossWeights`.
+        drawn_tone: not in the paper: whether the degrader draws its tone curve from the noise alone, as in `R2CGAN`.
         cycle_a_loss_weight, identity_a_loss_weight: not in the paper: weights of their own for the terms of the poor
             domain, as in `LossWeights`; None for those of the good one.
         initial_run: not in the paper: a run folder whose networks, as its latest checkpoint has them, the training
@@ -113,7 +112,7 @@ class TrainingConfig:
     upsampling: str = "transposed"
     skip: str = "none"
     noise_channels: int = 0
-    tone_loss_weight: float = 0.0
+    drawn_tone: bool = False
     cycle_a_loss_weight: float | None = None
     identity_a_loss_weight: float | None = None
     initial_run: str | None = None
@@ -176,7 +175,6 @@ class TrainingConfig:
             "identity_loss_weight",
             "class_loss_weight",
             "adversarial_loss_weight",
-            "tone_loss_weight",
             "cycle_a_loss_weight",
             "identity_a_loss_weight",
             "noise_channels",
@@ -199,19 +197,22 @@ class TrainingConfig:
                 f"--distribute={self.distribute}: Keras on {keras.backend.backend()} has it not; must be one of "
                 f"{', '.join(backend.STRATEGIES)}"
             )
-        if self.tone_loss_weight and self.batch_size < 2:
-            raise UserError(
-                f"--tone_loss_weight={self.tone_loss_weight}: compares images of a batch; give --batch_size=2 or more"
-            )
-        if self.tone_loss_weight and self.distribute != "none":
-            raise UserError(
-                f"--tone_loss_weight={self.tone_loss_weight}: compares images of whole batches; it does not go with "
-                f"--distribute={self.distribute}"
-            )
+        if self.drawn_tone:
+            self._check_drawn_tone()
         backend.check(self)
         stride = GENERATOR_STRIDE[self.method]
         if self.crop_size % stride:
             raise UserError(f"--crop_size={self.crop_size}: must be a multiple of {stride} for --method={self.method}")
+
+    def _check_drawn_tone(self):
+        if self.skip == "none" or not self.noise_channels:
+            raise UserError(
+                "--drawn_tone: needs a --skip with a tone curve, and --noise_channels to draw it from; try 4"
+            )
+        if self.batch_size < 2:
+            raise UserError("--drawn_tone: compares the images of a batch; give --batch_size=2 or more")
+        if self.distribute != "none":
+            raise UserError(f"--drawn_tone: compares whole batches; it does not go with --distribute={self.distribute}")
 
     def model_config(self):
         """The arguments of `R2CGAN`."""
@@ -226,6 +227,7 @@ class TrainingConfig:
             "upsampling": self.upsampling,
             "skip": self.skip,
             "noise_channels": self.noise_channels,
+            "drawn_tone": self.drawn_tone,
         }
 
 
@@ -327,7 +329,6 @@ def _compiled_model(config, schedules, domains):
         config.identity_loss_weight,
         config.class_loss_weight,
         config.adversarial_loss_weight,
-        tone=config.tone_loss_weight,
         cycle_a=config.cycle_a_loss_weight,
         identity_a=config.identity_a_loss_weight,
     )

@@ -44,11 +44,12 @@ TRAINING = {
     "class_weights": "balanced",
     "early_stopping": 5,
     "noise_channels": 1,
-    "tone_loss_weight": 1.0,
+    "skip": "ranged_tone_curve",
+    "drawn_tone": True,
 }
 
 # Nothing that each backend draws in its own way.
-UNDRAWN = {**TRAINING, "pool_size": 0, "noise_channels": 0, "sample_interval": 0}
+UNDRAWN = {**TRAINING, "pool_size": 0, "noise_channels": 0, "drawn_tone": False, "sample_interval": 0}
 
 BEGINNING = """
     import json, signal, sys

@@ -27,6 +27,7 @@ from r2c_gan.restoration import Restorer
 from r2c_gan.training import TrainingConfig, train
 
 STEPS_PER_EPOCH = 3
+DRAWN = {"drawn_tone": True, "skip": "tone_curve", "noise_channels": 2}
 
 
 def arrays_of(weights):
@@ -431,8 +432,10 @@ def test_a_missing_domain_is_named(tmp_path, datasets_dir):
         ({"distribute": "tpu"}, r"--distribute=tpu: must be one of none, mirrored"),
         ({"clip_norm": -1.0}, r"--clip_norm=-1\.0: must be at least 0"),
         ({"steps_per_execution": 0}, r"--steps_per_execution=0: must be at least 1"),
-        ({"tone_loss_weight": 1.0, "batch_size": 1}, r"--tone_loss_weight=1\.0: .*give --batch_size=2 or more"),
-        ({"tone_loss_weight": 1.0, "distribute": "mirrored"}, r"--tone_loss_weight=1\.0: .*not go with --distribute"),
+        ({"drawn_tone": True, "noise_channels": 2}, r"--drawn_tone: needs a --skip with a tone curve"),
+        ({"drawn_tone": True, "skip": "tone_curve"}, r"--drawn_tone: .*and --noise_channels to draw from"),
+        ({**DRAWN, "batch_size": 1}, r"--drawn_tone: .*give --batch_size=2 or more"),
+        ({**DRAWN, "distribute": "mirrored"}, r"--drawn_tone: .*does not go with --distribute=mirrored"),
         ({"crop_size": 33}, r"--crop_size=33: must be a multiple of 2"),
         ({"crop_size": 30, "method": "convolutional"}, r"--crop_size=30: must be a multiple of 4"),
         ({"crop_size": 64}, r"--crop_size=64: must be from 1 to --load_size=36"),

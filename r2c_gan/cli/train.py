@@ -57,10 +57,10 @@ flags.DEFINE_integer(
     "Not in the paper: channels of noise for the degrader, which then makes many poor images of a good one; try 4, with"
     " both weights below at 0.",
 )
-flags.DEFINE_float(
-    "tone_loss_weight",
-    0.0,
-    "Not in the paper: weight of the distance between the tones (moments, range) of generated and real images; try 10.",
+flags.DEFINE_bool(
+    "drawn_tone",
+    False,
+    "Not in the paper: the degrader draws brightness and contrast at random, distributed as in the poor images.",
 )
 flags.DEFINE_float("cycle_a_loss_weight", None, "Not in the paper: a weight of its own for |F(G(a)) - a|.")
 flags.DEFINE_float("identity_a_loss_weight", None, "Not in the paper: a weight of its own for |F(a) - a|.")
