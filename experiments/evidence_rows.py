@@ -17,6 +17,8 @@ TITLES = {
     "operational-1": "operational, q=1",
     "operational-3": "operational, q=3",
     "operational-3-noise": "operational, q=3, noise",
+    "operational-3-noise-tone": "operational, q=3, drawn degrader",
+    "convolutional-light-noise-tone": "convolutional-light, drawn degrader",
     "operational-5": "operational, q=5",
     "paper-3": "operational, q=3, the paper's recipe",
     "plain_operational-3": "plain CycleGAN, operational, q=3",

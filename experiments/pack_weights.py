@@ -16,7 +16,7 @@ from r2c_gan.errors import UserError
 
 FLAGS = flags.FLAGS
 # Of the training's settings: they are folders of whoever trained.
-PLACES = ("datasets_dir", "output_dir")
+PLACES = ("datasets_dir", "output_dir", "initial_run")
 
 
 def pack(run, output, data, checkpoint="latest", evaluation=None):

@@ -22,8 +22,8 @@ from r2c_gan.errors import UserError
 
 FLAGS = flags.FLAGS
 HERE = Path(__file__).parent
-# What the summary is of: the method of the paper, and the same with a degrader that is fed noise.
-SUMMARISED = ("operational-3", "operational-3-noise")
+# What the summary is of: the method of the paper, and the same with a degrader that draws noise and exposure.
+SUMMARISED = ("operational-3", "operational-3-noise-tone")
 
 
 def fill(page, tables):
