@@ -106,4 +106,5 @@ def test_the_flags_of_the_table_have_the_defaults_it_states():
         values = [value.strip(" `") for value in values.split(",")]
         for name, value in zip(names, values, strict=True):
             default = defaults[name]
-            assert value == "none" if default is None else type(default)(value) == default, name
+            words = default is None or default is False
+            assert ({"none": None, "off": False}[value] if words else type(default)(value)) == default, name
