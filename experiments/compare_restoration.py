@@ -14,7 +14,8 @@ clean twins, validation images with theirs, and the manifest that says what degr
 
 The output folder gets `result.json`, `scores.csv` (one row an image and method), the gain of each method by artifact as
 figures, cases restored by every method, and each model's worst cases. What was measured before is not measured again,
-so models can be added later.
+so models can be added later; with --recorded the models of an earlier result.json on the same images stay beside them,
+without their runs.
 """
 
 import hashlib
@@ -215,6 +216,7 @@ def compare(
     size=0,
     workers=1,
     load=None,
+    recorded=None,
 ):
     """Measures everything and writes it.
 
@@ -229,6 +231,7 @@ def compare(
         size: side that images are resized to first; 0: they are measured as they are.
         workers: processes.
         load: a function of a folder that returns a `Restorer`; `Restorer.load` by default.
+        recorded: an earlier `result.json` of the same images, whose other models stay in the tables; None for none.
 
     Returns:
         What `result.json` holds.
@@ -283,6 +286,7 @@ def compare(
         }
 
     rows = tabulate(scores, methods, groups(test, dominants), test.patients)
+    kept, kept_rows = _recorded_models(recorded, checksum, tuned, records) if recorded else ({}, [])
     save_cases(test, typical, restored, scores, output / "methods.png")
     for measure in scores[INPUT]:
         save_gains(rows, output / f"gain_{measure}.png", measure)
@@ -296,11 +300,26 @@ def compare(
         "sha256": checksum,
         "tuning": {"criterion": criterion, "n": len(validation), "methods": tuned},
         "best_classical": best_classical(scores),
-        "models": records,
-        "rows": rows,
+        "models": {**kept, **records},
+        "rows": [*rows, *kept_rows],
     }
     files.write_json(output / "result.json", result)
     return result
+
+
+def _recorded_models(path, checksum, tuned, records):
+    """The models of an earlier result that are not measured now: their records and their rows.
+
+    Raises:
+        UserError: if it is of other images, or of other classical methods, with which its rows compare.
+    """
+    result = files.read_json(path)
+    for name, now in (("sha256", checksum), ("tuning", tuned)):
+        before = result.get(name, {}).get("methods") if name == "tuning" else result.get(name)
+        if before != now:
+            raise UserError(f"--recorded={path}: was measured with another {name}; its models can't stand beside these")
+    kept = {name: record for name, record in result["models"].items() if name not in records}
+    return kept, [row for row in result["rows"] if row["kind"] == "model" and row["parameters"]["model"] in kept]
 
 
 def _grids():
@@ -366,7 +385,8 @@ def _table(rows):
 def main():
     names = ("datasets_dir", "output_dir", "passes", "split", "criterion", "tuning_images", "size", "workers")
     values = {name: flags.FLAGS[name].value for name in names}
-    result = compare(models=model_paths(flags.FLAGS.models), load=_loader(flags.FLAGS.checkpoint), **values)
+    models, load = model_paths(flags.FLAGS.models), _loader(flags.FLAGS.checkpoint)
+    result = compare(models=models, load=load, recorded=flags.FLAGS.recorded, **values)
     program.write_flags(flags.FLAGS.output_dir)
     print(_table(result["rows"]))
     for name, record in result["models"].items():
@@ -380,6 +400,9 @@ def console():
     flags.DEFINE_string("datasets_dir", None, "A folder with testA, valA and their clean twins.", required=True)
     flags.DEFINE_string("output_dir", None, "Folder for results and figures.", required=True)
     flags.DEFINE_list("models", [], "Run folders or exported models, PATH or NAME=PATH; a name is the folder's.")
+    flags.DEFINE_string(
+        "recorded", None, "An earlier result.json of these images, whose other models stay beside these."
+    )
     flags.DEFINE_string("checkpoint", "auto", "Of the models' runs: latest, best, an epoch, or auto.")
     flags.DEFINE_integer("passes", 3, "How often a model is applied; measured after each.", lower_bound=1)
     flags.DEFINE_string("split", "testA", "Domain of poor images to measure on; its twins are in SPLIT_reference.")

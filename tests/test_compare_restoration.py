@@ -454,6 +454,24 @@ def test_results_of_something_else_are_refused(compared, films, small_grids, cha
     assert files.read_json(output / "result.json") == result
 
 
+def test_recorded_models_stay_without_their_runs(compared, films, tmp_path, small_grids):
+    """As if they had been measured beside the new one."""
+    result, output = compared
+    (name,) = result["models"]
+    load = {"load": lambda path: restorer(checksum="new"), "recorded": output / "result.json"}
+    beside = compare_restoration.compare(films, tmp_path / "beside", {"new": tmp_path}, 2, **load)
+    assert list(beside["models"]) == [name, "new"]
+    assert beside["models"][name] == result["models"][name]
+    of_it = [row for row in result["rows"] if row["parameters"].get("model") == name]
+    assert of_it and [row for row in beside["rows"] if row["parameters"].get("model") == name] == of_it
+    again = compare_restoration.compare(films, tmp_path / "beside", {name: tmp_path}, 2, **load)
+    assert list(again["models"]) == [name] and again["models"][name]["sha256"] == "new"
+    changed = {**result, "sha256": "other"}
+    (tmp_path / "other.json").write_text(json.dumps(changed))
+    with pytest.raises(UserError, match=r"--recorded=.*other.json: was measured with another sha256"):
+        compare_restoration.compare(films, tmp_path / "third", {}, 2, recorded=tmp_path / "other.json")
+
+
 def test_other_images_are_refused(compared, copied, small_grids):
     images.write_image(copied / "testA" / "covid" / "film-3.png", np.zeros((SIZE, SIZE)))
     with pytest.raises(UserError, match="measured with other test images;"):
