@@ -101,14 +101,15 @@ def tone(terms, window=0):
 
     Args:
         terms: powers of the images as `powers` gives them, [N, H, W, C] each.
-        window: side in pixels of the windows; 0 for no range.
+        window: side in pixels of the windows, which are centred on the image; 0 for no range.
 
     Returns:
         float32 [N, number of powers], or two columns more: the lowest and highest mean of a window.
     """
     seen = [ops.mean(ops.cast(term, "float32"), axis=(1, 2, 3)) for term in terms]
     if window:
-        local = ops.average_pool(ops.cast(terms[0], "float32"), window, padding="same")
+        # The strides are given because Keras on JAX does not find its default.
+        local = ops.average_pool(ops.cast(terms[0], "float32"), window, strides=window, padding="same")
         seen += [ops.min(local, axis=(1, 2, 3)), ops.max(local, axis=(1, 2, 3))]
     return ops.stack(seen, axis=-1)
 
