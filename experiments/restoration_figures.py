@@ -93,7 +93,7 @@ def save_cases(cases, chosen, restored, scores, path):
     pairs = [cases.read(case) for case in chosen]
     rows = [[poor, *(some[place] for some in restored.values()), clean] for place, (poor, clean) in enumerate(pairs)]
     captions = [[*(_caption(scores, method, case) for method in (INPUT, *restored)), ""] for case in chosen]
-    titles = ["poor", *map(title, restored), "clean"]
+    titles = ["poor", *(title(method).replace(", ", ",\n") for method in restored), "clean"]
     artifacts = [" + ".join(KINDS[step["name"]] for step in cases.degradations[case]) for case in chosen]
     figures.save_panel(rows, path, titles, row_titles=artifacts, captions=captions)
 
