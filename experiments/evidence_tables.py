@@ -89,13 +89,18 @@ def restoration_table(result):
 
 
 def preservation_table(result):
-    """What becomes of the opacities of phantoms (`experiments.disease_preservation`), in Markdown."""
+    """What becomes of the opacities of phantoms (`experiments.disease_preservation`), in Markdown.
+
+    None if only radiographs were measured.
+    """
+    phantoms = result["phantoms"]
+    if not phantoms:
+        return None
     columns = {
         "opacity contrast kept": ("opacities", "kept"),
         "beyond anatomy": ("opacities", "kept_beyond_anatomy"),
         "opacities invented in controls": ("controls", "false_opacity_anywhere"),
     }
-    phantoms = result["phantoms"]
     lines = [f"| {phantoms['n']} phantoms, {phantoms['n_covid']} with opacities | " + " | ".join(columns) + " |"]
     lines.append("|" + "---|" * (1 + len(columns)))
     for stage, measures in phantoms["stages"].items():

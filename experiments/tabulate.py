@@ -81,9 +81,11 @@ def tables(results):
         f"restoration {size} {data}": evidence_tables.restoration_table(result)
         for (size, data), result in compared.items()
     }
+    for path in sorted((results.parent / "preservation").glob("*/result.json")):
+        result, data = files.read_json(path), path.parent.name.replace("-", " ")
+        made[f"preservation {data}"] = evidence_tables.preservation_table(result)
+        made[f"agreement {data}"] = evidence_tables.agreement_table(result)
     for name, build, sources in (
-        ("preservation", evidence_tables.preservation_table, ("preservation/64-moderate",)),
-        ("agreement", evidence_tables.agreement_table, ("preservation/64-moderate",)),
         ("quickstart", evidence_tables.quickstart_table, ("quickstart",)),
         ("options", evidence_tables.options_table, ("options",)),
         ("speed", evidence_tables.speed_table, ("benchmark",)),
