@@ -336,7 +336,7 @@ def without(idea, batch):
         class Apart:
             restorer = apart(self.restorer)
             discriminator_a, discriminator_b = self.discriminator_a, self.discriminator_b
-            loss_weights = self.loss_weights
+            config, loss_weights = self.config, self.loss_weights
 
             def degrade(images, noise, training):
                 return degrader(images, training=training)

@@ -10,7 +10,8 @@ import dataclasses
 
 from keras import ops
 
-from r2c_gan.tone_curve import WINDOW, powers, tone
+from r2c_gan.layers import powers
+from r2c_gan.tone_curve import WINDOW, tone
 
 TONE_MOMENTS = 4
 # The head's probabilities are kept this far from 0 and 1, as Keras keeps them.

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from r2c_gan.layers import powers
+
 WINDOW = 4  # pixels: wide enough to take out the noise, narrow enough for a place that is dark
 
 
@@ -86,14 +88,6 @@ class ToneCurve(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "order": self.order, "hidden": self.hidden, "window": self.window}
-
-
-def powers(x, order):
-    """The powers x, x^2, ..., x^order of a tensor, a list."""
-    terms = [x]
-    for _ in range(order - 1):
-        terms.append(terms[-1] * x)
-    return terms
 
 
 def tone(terms, window=0):
