@@ -30,7 +30,7 @@ TRAINING = {
     "sample_interval": 0,
 }
 PHANTOMS = {"size": 64, "train": 160, "test": 40, "severity": "moderate", "masks": True}
-JPEG_QUALITY = 88
+JPEG_QUALITY = 78
 
 
 def start(seed=0):
