@@ -20,8 +20,16 @@ def batch(n=1, size=16):
     return images[0], labels[0], images[1], labels[1]
 
 
+@pytest.fixture
+def eagerly():
+    """A graph of the deep network takes a minute to trace, and is run once."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 @pytest.fixture(params=METHODS)
-def pair(request):
+def pair(request, eagerly):
     """Both implementations with the same weights."""
     q = METHODS[request.param]
     literal = Literal(request.param, q, filters=4)
