@@ -1,9 +1,9 @@
-"""Turns the results of the evidence into the README's tables and figures; nothing in them is typed by hand.
+"""Turns the results of the evidence into the tables and figures of README and docs; nothing in them is typed by hand.
 
-  python -m experiments.tabulate
+  python -m experiments.tabulate --pages README.md,docs/results.md
 
 Reads what `experiments.evidence`, `experiments.compare_restoration` and `experiments.benchmark` recorded, writes the
-figures into `--figures_dir` and each table between its two comments in `--page`. What the numbers mean:
+figures into `--figures_dir` and each table between its two comments in `--pages`. What the numbers mean:
 `experiments.evidence_rows`.
 """
 
@@ -111,8 +111,8 @@ def main():
     if drawn:
         save_gains(drawn, Path(FLAGS.figures_dir) / "evidence_gains.png")
     text = "\n\n".join(f"**{name}**\n\n{content}" for name, content in made.items())
-    if FLAGS.page:
-        files.write_text(FLAGS.page, fill(FLAGS.page, made))
+    for page, content in [(page, fill(page, made)) for page in FLAGS.pages]:  # all can be filled, or none is
+        files.write_text(page, content)
     print(text)
 
 
@@ -120,7 +120,7 @@ def console():
     # Here and not above, so that importing this module defines no flags.
     flags.DEFINE_string("results_dir", str(HERE / "results" / "evidence"), "What experiments.evidence recorded.")
     flags.DEFINE_string("figures_dir", str(HERE.parent / "docs"), "Folder for the figures.")
-    flags.DEFINE_string("page", None, "The Markdown page whose tables are filled; none by default.")
+    flags.DEFINE_list("pages", [], "Markdown pages whose tables are filled, as README.md,docs/results.md.")
     program.run(main, __doc__)
 
 

@@ -178,9 +178,10 @@ def test_a_wrong_name_is_refused(name):
         evidence.size_and_data(name)
 
 
-def test_the_readme_holds_what_was_recorded():
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+def test_a_page_holds_what_was_recorded(page):
     """Its tables are those that the recorded results give."""
-    page = REPOSITORY / "README.md"
+    page = REPOSITORY / page
     filled = re.findall(r"<!-- table: (.*?) -->", page.read_text())
     made, _ = tabulate.tables(REPOSITORY / "experiments" / "results" / "evidence")
     if not made:
