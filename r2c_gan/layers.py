@@ -11,6 +11,7 @@ around 0, so inputs should lie in [-1, 1] (feed it images so scaled, or the outp
 """
 
 import contextlib
+import math
 
 import keras
 from keras import ops
@@ -20,6 +21,7 @@ FORMS = ("auto", "concatenated", "summed")
 # (experiments/benchmark_layers.py).
 CONCATENATED_CHANNELS = 16
 PADDINGS = ("valid", "same", "reflect")
+POWER_INITS = ("equal", "maclaurin")
 
 
 @keras.saving.register_keras_serializable("r2c_gan")
@@ -34,11 +36,17 @@ class GlorotPerPower(keras.initializers.Initializer):
         axis: axis of the kernel that holds q times the input channels.
         initializer: initializer of one power; Glorot uniform by default.
         seed: integer seed, when `initializer` is not given.
+        power_init: "equal" for the authors' rule; "maclaurin" divides what is drawn for x^p by p!, as in the Maclaurin
+            series of a function with bounded derivatives.
+
+    Raises:
+        ValueError: if `power_init` is unknown.
     """
 
-    def __init__(self, q, axis=-2, initializer=None, seed=None):
+    def __init__(self, q, axis=-2, initializer=None, seed=None, power_init="equal"):
         self.q = q
         self.axis = axis
+        self.power_init = _choice("power_init", power_init, POWER_INITS)
         self.initializer = keras.initializers.get(initializer or keras.initializers.GlorotUniform(seed))
 
     def __call__(self, shape, dtype=None):
@@ -52,10 +60,18 @@ class GlorotPerPower(keras.initializers.Initializer):
             if isinstance(getattr(clone, "seed", None), int):
                 clone.seed = clone.seed + power
             clones.append(clone)
-        return ops.concatenate([clone(tuple(shape), dtype=dtype) for clone in clones], axis=self.axis)
+        kernels = [clone(tuple(shape), dtype=dtype) for clone in clones]
+        if self.power_init == "maclaurin":
+            kernels = [kernel / math.factorial(power) for power, kernel in enumerate(kernels, start=1)]
+        return ops.concatenate(kernels, axis=self.axis)
 
     def get_config(self):
-        return {"q": self.q, "axis": self.axis, "initializer": keras.initializers.serialize(self.initializer)}
+        return {
+            "q": self.q,
+            "axis": self.axis,
+            "initializer": keras.initializers.serialize(self.initializer),
+            "power_init": self.power_init,
+        }
 
 
 _portable = False
@@ -199,6 +215,7 @@ class _OperationalConv(keras.layers.Layer):
         kernel_constraint=None,
         bias_constraint=None,
         form="auto",
+        power_init="equal",
         **kwargs,
     ):
         super().__init__(activity_regularizer=activity_regularizer, **kwargs)
@@ -219,6 +236,7 @@ class _OperationalConv(keras.layers.Layer):
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
         self.bias_constraint = keras.constraints.get(bias_constraint)
         self.form = _choice("form", form, FORMS)
+        self.power_init = _choice("power_init", power_init, POWER_INITS)
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
     def build(self, input_shape):
@@ -228,7 +246,9 @@ class _OperationalConv(keras.layers.Layer):
         self.kernel = self.add_weight(
             name="kernel",
             shape=self._kernel_shape(self.q * channels),
-            initializer=GlorotPerPower(self.q, self._kernel_input_axis, self.kernel_initializer),
+            initializer=GlorotPerPower(
+                self.q, self._kernel_input_axis, self.kernel_initializer, power_init=self.power_init
+            ),
             regularizer=self.kernel_regularizer,
             constraint=self.kernel_constraint,
         )
@@ -285,6 +305,7 @@ class _OperationalConv(keras.layers.Layer):
             "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
             "bias_constraint": keras.constraints.serialize(self.bias_constraint),
             "form": self.form,
+            "power_init": self.power_init,
         }
 
 
@@ -304,6 +325,7 @@ class OperationalConv2D(_OperationalConv):
             kernel of each power on its own.
         form: "concatenated" convolves the powers, concatenated along the channels, once; "summed" adds q convolutions;
             "auto" takes the faster. The weights and the result are the same.
+        power_init: how the powers are initialised beside each other, as in `GlorotPerPower`.
 
     Call arguments:
         inputs: [N, H, W, C], values in [-1, 1].

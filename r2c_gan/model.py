@@ -62,6 +62,7 @@ class R2CGAN(TrainingStep, keras.Model):
             makes many poor images of a good one; 0 for none.
         drawn_tone: not in the paper: whether the degrader draws its tone curve from the noise alone, and learns how
             exposures are distributed from the tones of the poor images.
+        power_init: not in the paper: of all four networks, as in `build_generator`.
         seed: seed of the draws of pools and noise. The weights follow `keras.utils.set_random_seed`.
 
     Calling the model restores: image [N, H, W, C] -> (restored image, class probabilities).
@@ -81,6 +82,7 @@ class R2CGAN(TrainingStep, keras.Model):
         skip="none",
         noise_channels=0,
         drawn_tone=False,
+        power_init="equal",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -98,8 +100,10 @@ class R2CGAN(TrainingStep, keras.Model):
             "skip": skip,
             "noise_channels": noise_channels,
             "drawn_tone": drawn_tone,
+            "power_init": power_init,
         }
-        shared = {"method": method, "q": q, "channels": channels, "filters": filters, "dtype": self.dtype_policy}
+        shared = {"method": method, "q": q, "channels": channels, "filters": filters}
+        shared |= {"power_init": power_init, "dtype": self.dtype_policy}
         generator = {"num_classes": num_classes, "upsampling": upsampling, "skip": skip, **shared}
         self.restorer = build_generator(name="restorer", **generator)
         self.degrader = build_generator(

@@ -20,6 +20,7 @@ from keras import layers, ops
 
 from r2c_gan.drawn_tone_curve import DrawnToneCurve
 from r2c_gan.layers import (
+    POWER_INITS,
     OperationalConv2D,
     OperationalConv2DTranspose,
     ReflectionPadding2D,
@@ -48,6 +49,7 @@ def build_generator(
     skip="none",
     noise_channels=0,
     drawn_tone=False,
+    power_init="equal",
     name=None,
     dtype=None,
 ):
@@ -66,6 +68,7 @@ def build_generator(
             "ranged_tone_curve": the same with a curve that also sees the darkest and the brightest place.
         noise_channels: 0, or the channels of a second input, the noise that a degrader makes many images of one with.
         drawn_tone: whether the curve is drawn from the noise alone, as a `DrawnToneCurve` does.
+        power_init: how the powers of operational layers are initialised, as in `layers.GlorotPerPower`.
         name: name of the model.
         dtype: dtype policy of the layers, the global one by default. Both outputs are float32 in any case.
 
@@ -78,13 +81,13 @@ def build_generator(
         ValueError: if the method is unknown or a number is out of its range.
     """
     _check(method=method, q=q, channels=channels, filters=filters, num_classes=num_classes)
-    _check_choice(upsampling=(upsampling, UPSAMPLINGS), skip=(skip, SKIPS))
+    _check_choice(upsampling=(upsampling, UPSAMPLINGS), skip=(skip, SKIPS), power_init=(power_init, POWER_INITS))
     if drawn_tone and (skip == "none" or not noise_channels):
         raise ValueError("drawn_tone needs a skip with a tone curve, and noise_channels to draw it from")
     with _policy(dtype):
         inputs = keras.Input((None, None, channels), name="image")
         build = _convolutional_generator if method == "convolutional" else _light_generator
-        kind = _Operational(q) if method == "operational" else _Convolutional
+        kind = _Operational(q, power_init) if method == "operational" else _Convolutional
         upsample = functools.partial(_upsample, kind, upsampling)
         last = {"kernel_initializer": "glorot_uniform" if skip == "none" else "zeros"}
         noise = [keras.Input((None, None, noise_channels), name="noise")] if noise_channels else []
@@ -101,11 +104,11 @@ def build_generator(
         return keras.Model([inputs, *noise] if noise else inputs, (image, probabilities), name=name or "generator")
 
 
-def build_discriminator(method="operational", q=3, channels=3, filters=64, name=None, dtype=None):
+def build_discriminator(method="operational", q=3, channels=3, filters=64, power_init="equal", name=None, dtype=None):
     """Builds a patch discriminator.
 
     Args:
-        method, q, channels, filters, name, dtype: as in `build_generator`.
+        method, q, channels, filters, power_init, name, dtype: as in `build_generator`.
 
     Returns:
         A `keras.Model` from an image [N, H, W, channels] to unbounded logits [N, H / 8, W / 8, 1] (rounded up),
@@ -115,6 +118,7 @@ def build_discriminator(method="operational", q=3, channels=3, filters=64, name=
         ValueError: if the method is unknown or a number is out of its range.
     """
     _check(method=method, q=q, channels=channels, filters=filters)
+    _check_choice(power_init=(power_init, POWER_INITS))
     with _policy(dtype):
         inputs = keras.Input((None, None, channels), name="image")
         leaky_relu = functools.partial(ops.leaky_relu, negative_slope=LEAKY_SLOPE)
@@ -125,7 +129,7 @@ def build_discriminator(method="operational", q=3, channels=3, filters=64, name=
                 x = leaky_relu(instance_normalization()(x))
             x = layers.Conv2D(1, 4, padding="same")(x)
         else:
-            kind = _Operational(q) if method == "operational" else _Convolutional
+            kind = _Operational(q, power_init) if method == "operational" else _Convolutional
             x = leaky_relu(kind.conv(filters, 4, strides=2, padding="same")(inputs))
             x = kind.conv(filters * 2, 4, strides=4, padding="same", use_bias=False)(x)
             x = leaky_relu(instance_normalization()(x))
@@ -155,9 +159,9 @@ class _Convolutional:
 class _Operational:
     """Polynomial neurons; tanh keeps what they are fed in [-1, 1], where the series was developed."""
 
-    def __init__(self, q):
-        self.conv = functools.partial(OperationalConv2D, q=q)
-        self.conv_transpose = functools.partial(OperationalConv2DTranspose, q=q)
+    def __init__(self, q, power_init):
+        self.conv = functools.partial(OperationalConv2D, q=q, power_init=power_init)
+        self.conv_transpose = functools.partial(OperationalConv2DTranspose, q=q, power_init=power_init)
 
     @staticmethod
     def activation(x):

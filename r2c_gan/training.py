@@ -15,6 +15,7 @@ from r2c_gan.data import CLASSES, UnpairedStream, read_batches, read_domain
 from r2c_gan.errors import UserError
 from r2c_gan.evaluation import Evaluation
 from r2c_gan.interruption import Interruption
+from r2c_gan.layers import POWER_INITS
 from r2c_gan.losses import LossWeights
 from r2c_gan.model import NETWORKS, R2CGAN
 from r2c_gan.networks import GENERATOR_STRIDE, METHODS, SKIPS, UPSAMPLINGS, build_generator
@@ -64,6 +65,7 @@ class TrainingConfig:
         upsampling, skip: not in the paper: of the generators, as in `build_generator`.
         noise_channels: not in the paper: channels of noise that the degrader is fed, as in `R2CGAN`; 0 for none.
         drawn_tone: not in the paper: whether the degrader draws its tone curve from the noise alone, as in `R2CGAN`.
+        power_init: not in the paper: how the powers of operational layers are initialised, as in `build_generator`.
         cycle_a_loss_weight, identity_a_loss_weight: not in the paper: weights of their own for the terms of the poor
             domain, as in `LossWeights`; None for those of the good one.
         initial_run: not in the paper: a run folder whose networks, as its latest checkpoint has them, the training
@@ -113,6 +115,7 @@ class TrainingConfig:
     skip: str = "none"
     noise_channels: int = 0
     drawn_tone: bool = False
+    power_init: str = "equal"
     cycle_a_loss_weight: float | None = None
     identity_a_loss_weight: float | None = None
     initial_run: str | None = None
@@ -141,6 +144,7 @@ class TrainingConfig:
             ("method", METHODS),
             ("upsampling", UPSAMPLINGS),
             ("skip", SKIPS),
+            ("power_init", POWER_INITS),
             ("class_weights", CLASS_WEIGHTS),
             ("distribute", STRATEGIES),
         ):
@@ -228,6 +232,7 @@ class TrainingConfig:
             "skip": self.skip,
             "noise_channels": self.noise_channels,
             "drawn_tone": self.drawn_tone,
+            "power_init": self.power_init,
         }
 
 
@@ -352,7 +357,7 @@ def _start_from(run, model):
     """
     source, _ = checkpoints.load_model(run, "latest")
     for name, value in model.config.items():
-        if name not in ("image_size", "pool_size", "seed") and source.config[name] != value:
+        if name not in ("image_size", "pool_size", "seed", "power_init") and source.config[name] != value:
             raise UserError(
                 f"--initial_run={run}: its networks are of --{name}={source.config[name]}, not {value}; "
                 "give the same flag, or another run"

@@ -241,6 +241,21 @@ def test_initializers_that_are_no_objects():
     np.testing.assert_array_equal(layer(random(1, 4, 4, 2)), np.full((1, 2, 2, 2), 0.5, "float32"))
 
 
+@pytest.mark.parametrize("kind", BOTH)
+def test_maclaurin_divides_the_weights_of_each_power_by_its_factorial(kind):
+    drawn = {"kernel_initializer": keras.initializers.GlorotUniform(seed=5)}
+    equal, divided = (kind(8, 3, q=4, power_init=power_init, **drawn) for power_init in ("equal", "maclaurin"))
+    for layer in (equal, divided):
+        layer.build((None, None, None, 2))
+    for kernel, other, factorial in zip(kernels_of(equal), kernels_of(divided), (1, 2, 6, 24), strict=True):
+        np.testing.assert_allclose(other, kernel / factorial, rtol=1e-6)
+    again = kind.from_config(divided.get_config())
+    again.build((None, None, None, 2))
+    np.testing.assert_array_equal(again.kernel, divided.kernel)
+    with pytest.raises(ValueError, match="power_init must be one of equal, maclaurin, got 'taylor'"):
+        kind(8, 3, power_init="taylor")
+
+
 def test_initializer_survives_serialisation():
     initializer = GlorotPerPower(3, axis=-1, seed=4)
     again = keras.initializers.deserialize(keras.initializers.serialize(initializer))

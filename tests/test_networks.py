@@ -171,6 +171,24 @@ def test_mixed_bfloat16_is_near_float32(method):
     assert keras.config.dtype_policy().name == "float32"  # left as it was
 
 
+def test_order_5_starts_where_order_3_does_if_its_powers_are_divided():
+    """The discriminator's features are not bounded; its first loss towards 1."""
+    x = np.random.default_rng(0).uniform(-1, 1, (4, 64, 64, 1)).astype("float32")
+    losses = {}
+    for q, power_init in ((3, "equal"), (5, "equal"), (5, "maclaurin")):
+        keras.utils.set_random_seed(0)
+        network = build_discriminator("operational", q, channels=1, power_init=power_init)
+        losses[q, power_init] = np.square(network(x) - 1.0).mean()
+    assert losses[5, "equal"] > 20 * losses[3, "equal"]
+    assert losses[5, "maclaurin"] < 2 * losses[3, "equal"]
+
+
+def test_every_operational_layer_is_initialised_as_asked():
+    for build in (build_generator, build_discriminator):
+        layers = build(q=2, filters=4, power_init="maclaurin").layers
+        assert {layer.power_init for layer in layers if hasattr(layer, "power_init")} == {"maclaurin"}
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_keras_file_round_trip(tmp_path, method):
     x = random(1, 8, 8, 3)

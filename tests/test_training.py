@@ -420,6 +420,7 @@ def test_a_missing_domain_is_named(tmp_path, datasets_dir):
         ({"beta_1": 1.0}, r"--beta_1=1\.0: must be in \[0, 1\)"),
         ({"ema_decay": -0.1}, r"--ema_decay=-0\.1: must be in \[0, 1\)"),
         ({"class_weights": "some"}, r"--class_weights=some: must be one of none, balanced"),
+        ({"power_init": "taylor"}, r"--power_init=taylor: must be one of equal, maclaurin"),
         ({"distribute": "tpu"}, r"--distribute=tpu: must be one of none, mirrored"),
         ({"clip_norm": -1.0}, r"--clip_norm=-1\.0: must be at least 0"),
         ({"steps_per_execution": 0}, r"--steps_per_execution=0: must be at least 1"),

@@ -62,6 +62,12 @@ flags.DEFINE_bool(
     False,
     "Not in the paper: the degrader draws brightness and contrast at random, distributed as in the poor images.",
 )
+flags.DEFINE_enum(
+    "power_init",
+    "equal",
+    ["equal", "maclaurin"],
+    "maclaurin: not in the paper: the initial weights of x^p are divided by p!; for orders above 3.",
+)
 flags.DEFINE_float("cycle_a_loss_weight", None, "Not in the paper: a weight of its own for |F(G(a)) - a|.")
 flags.DEFINE_float("identity_a_loss_weight", None, "Not in the paper: a weight of its own for |F(a) - a|.")
 flags.DEFINE_string(
