@@ -85,7 +85,7 @@ def _write_dicom(folder):
     shutil.copy(folder / "radiograph.dcm", folder / "study")
 
 
-@pytest.mark.parametrize("page", filter(blocks, PAGES), ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", list(filter(blocks, PAGES)), ids=lambda page: page.stem)
 def test_a_page_does_what_it_says(page, place, monkeypatch):
     missing = [name for name in NEEDS.get(page.stem, ()) if importlib.util.find_spec(name) is None]
     if missing:
