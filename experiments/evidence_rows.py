@@ -20,7 +20,7 @@ TITLES = {
     "operational-3-noise-tone": "operational, q=3, drawn degrader",
     "convolutional-light-noise-tone": "convolutional-light, drawn degrader",
     "operational-5": "operational, q=5",
-    "operational-5-maclaurin": "operational, q=5, `--power_init=maclaurin`",
+    "operational-5-maclaurin": "operational, q=5, Maclaurin start",
     "paper-3": "operational, q=3, the paper's recipe",
     "plain_operational-3": "plain CycleGAN, operational, q=3",
     "plain_convolutional-light": "plain CycleGAN, convolutional-light",

@@ -255,13 +255,13 @@ def networks_of(run, which="latest"):
 
 
 def test_a_training_starts_from_the_networks_of_another_run_and_then_needs_it_no_more(datasets_dir, tmp_path):
-    """With a rate of 0 they stay what they were, the restorer its averages; the images are smaller."""
+    """With a rate of 0 they stay what they were, the restorer its averages; the images are smaller, the draw another."""
     first, config = (
         tmp_path / "first",
         tiny_config(datasets_dir, tmp_path / "run", load_size=16, crop_size=16, epochs=1),
     )
     train(dataclasses.replace(config, output_dir=str(first), load_size=20, crop_size=20, ema_decay=0.5))
-    config = dataclasses.replace(config, initial_run=str(first), lr=0.0)
+    config = dataclasses.replace(config, initial_run=str(first), lr=0.0, power_init="maclaurin")
     train(config)
     before, after = networks_of(first), networks_of(tmp_path / "run")
     for name in NETWORKS:
