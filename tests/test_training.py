@@ -255,7 +255,7 @@ def networks_of(run, which="latest"):
 
 
 def test_a_training_starts_from_the_networks_of_another_run_and_then_needs_it_no_more(datasets_dir, tmp_path):
-    """With a rate of 0 they stay what they were, the restorer its averages; the images are smaller, the draw another."""
+    """With a rate of 0 they stay what they were, the restorer its averages; images and draw are others."""
     first, config = (
         tmp_path / "first",
         tiny_config(datasets_dir, tmp_path / "run", load_size=16, crop_size=16, epochs=1),
