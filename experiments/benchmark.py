@@ -309,7 +309,7 @@ IDEA_KEYS = ("network", "size", "batch", "options", "precision")
 
 @contextlib.contextmanager
 def without(idea, batch):
-    """While a step of `batch` images a domain is traced within it, the step lacks one idea."""
+    """While a step of `batch` images a domain is traced within it, or run eagerly, the step lacks one idea."""
     from unittest import mock
 
     import keras

@@ -126,7 +126,8 @@ def training_batches(stream, batch_size, epochs, first_epoch=0):
 
     numbers = tf.data.Dataset.range(first_epoch * per_epoch, epochs * per_epoch)
     return (
-        numbers.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        numbers.map(load, num_parallel_calls=os.cpu_count() or 1, deterministic=True)
         .batch(batch_size, drop_remainder=True)
-        .prefetch(tf.data.AUTOTUNE)
+        .prefetch(2)
+        .with_options(data.untuned())
     )

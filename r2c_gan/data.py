@@ -249,9 +249,10 @@ class UnpairedStream:
 
         numbers = tf.data.Dataset.range(initial_step * self.batch_size, epochs * per_epoch)
         return (
-            numbers.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            numbers.map(load, num_parallel_calls=os.cpu_count() or 1, deterministic=True)
             .batch(self.batch_size, drop_remainder=True)
-            .prefetch(tf.data.AUTOTUNE)
+            .prefetch(2)
+            .with_options(untuned())
         )
 
     def batches(self, epochs, initial_step=0, share=(0, 1)):
@@ -287,6 +288,15 @@ class UnpairedStream:
                     yield _stacked(waiting.popleft())
             finally:
                 readers.shutdown(wait=False, cancel_futures=True)
+
+
+def untuned():
+    """Options without automatic tuning, whose thread is waited for at the end, up to a minute after a long training."""
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return options
 
 
 def _stacked(domains):

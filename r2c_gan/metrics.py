@@ -246,6 +246,13 @@ def ms_ssim(reference, image, limits=(-1.0, 1.0)):
     return float(np.mean(product))
 
 
+def finite_mean(values):
+    """Mean of the values that are finite (the PSNR of equal images is not), a float; None where none is."""
+    finite = np.asarray(values, np.float64)
+    finite = finite[np.isfinite(finite)]
+    return float(finite.mean()) if len(finite) else None
+
+
 def summary(values, n=2000, confidence=0.95, seed=0, clusters=None):
     """Mean of a measure over images, ready for JSON.
 
@@ -276,7 +283,7 @@ def summary(values, n=2000, confidence=0.95, seed=0, clusters=None):
     return {
         "n": len(kept),
         "n_infinite": int(np.sum(~finite)),
-        "mean": float(kept.mean()) if len(kept) else None,
+        "mean": finite_mean(kept),
         "standard_deviation": float(kept.std(ddof=1)) if len(kept) > 1 else None,
         "low": low,
         "high": high,

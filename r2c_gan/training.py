@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from r2c_gan import callbacks, checkpoints, data, files
+from r2c_gan import callbacks, checkpoints, data, files, metrics
 from r2c_gan.data import CLASSES, UnpairedStream, read_batches, read_domain
 from r2c_gan.errors import UserError
 from r2c_gan.evaluation import Evaluation
@@ -445,9 +445,9 @@ def _validator(config, model, validation):
             copy.set_weights(model.averaged_restorer_weights() or model.restorer.get_weights())
         with backend.alone() if copy is not None else contextlib.nullcontext():
             result = Evaluation(restorer, validation, reference if reference.is_dir() else None)
-        classification, restoration = result.classification(), result.restoration()
+        classification = result.classification()
         measures = {name: classification[name] for name in ("accuracy", "sensitivity", "specificity", "f1", "auroc")}
-        return {**measures, **{name: restoration[name]["mean"] for name in restoration}}
+        return {**measures, **{name: metrics.finite_mean(values) for name, values in result.scores.items()}}
 
     return validate
 

@@ -255,6 +255,11 @@ class TestMultiScaleSsim:
             metrics.ms_ssim(np.zeros((175, 300)), np.zeros((175, 300)))
 
 
+def test_finite_mean():
+    assert metrics.finite_mean([20.0, math.inf, 23.0]) == 21.5
+    assert metrics.finite_mean([math.inf]) is None
+
+
 class TestSummary:
     def test_by_hand(self):
         result = metrics.summary([20.0, 22.0, 24.0, math.inf])
