@@ -17,7 +17,7 @@ def confusion_matrix(row):
 
 def save_rocs(loaded, path):
     """Draws the receiver operating characteristics of some rows, one line a seed, with AUROC and its interval."""
-    figure = Figure(figsize=(5.5, 5.5), layout="constrained")
+    figure = Figure(figsize=(5.5, 5.6 + 0.19 * len(loaded)), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], ":", color="0.6", linewidth=1)
     for place, row in enumerate(loaded):
@@ -26,7 +26,7 @@ def save_rocs(loaded, path):
             label = f"{title(row.name)}: {row.auroc().text(3)}" if number == 0 else None
             axes.plot(wrong, right, color=f"C{place}", linewidth=1.6, label=label)
     axes.set(xlabel="1 − specificity", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1.005), aspect="equal")
-    axes.legend(frameon=False, loc="lower right", title="AUROC, 95% interval", fontsize=8)
+    figure.legend(frameon=False, loc="outside lower center", title="AUROC, 95% interval", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     with files.atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
@@ -40,7 +40,7 @@ def save_gains(tests, path):
         path: the PNG to write.
     """
     names = list(dict.fromkeys(title(row.name) for loaded in tests.values() for row in loaded))
-    figure = Figure(figsize=(7, 1.2 + 0.38 * len(names)), layout="constrained")
+    figure = Figure(figsize=(8.5, 1.4 + 0.38 * len(names)), layout="constrained")
     axes = figure.subplots()
     for place, (test, loaded) in enumerate(tests.items()):
         shift = 0.16 * (place - (len(tests) - 1) / 2)
@@ -55,8 +55,8 @@ def save_gains(tests, path):
     axes.axvline(0, color="0.4", linewidth=0.8)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel("gain in PSNR over the poor image (dB), 95% interval over images; strokes: seeds")
-    axes.legend(frameon=False, title="test images", loc="upper left", bbox_to_anchor=(1, 1))
+    axes.set_xlabel("gain in PSNR over the poor image (dB)\nbars: 95% interval over images; strokes: seeds")
+    figure.legend(frameon=False, title="test images", loc="outside upper center", ncols=len(tests))
     axes.spines[["top", "right"]].set_visible(False)
     with files.atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
