@@ -18,7 +18,6 @@ from pathlib import Path
 from absl import flags
 
 from r2c_gan import files
-from r2c_gan.callbacks import read_history
 from r2c_gan.cli import program
 from r2c_gan.errors import UserError
 
@@ -169,7 +168,7 @@ def summary(folder):
             poor, restored = (measures["restoration"][f"psnr_{stage}"]["mean"] for stage in ("input", "restored"))
             text += f" PSNR {poor:.2f} -> {restored:.2f}"
         parts.append(text)
-    return "; ".join(parts) + f"; {len(read_history(folder))} epochs"
+    return "; ".join(parts) + f"; {result['training']['epochs']} epochs"
 
 
 def _copy(source, target):
