@@ -13,7 +13,7 @@ import numpy as np
 
 from r2c_gan import __version__
 from r2c_gan.files import atomic_path
-from r2c_gan.images import ImageError, check_size
+from r2c_gan.image_limits import ImageError, check_size
 
 MODEL_NAME = "R2C-GAN"
 

@@ -7,7 +7,7 @@ differs by the rounding of float32, less than 5e-6 (tests/test_graph_images.py).
 
 import tensorflow as tf
 
-from r2c_gan.images import MAX_SIDE
+from r2c_gan.image_limits import MAX_SIDE
 
 MAX_PIXELS = 40_000_000
 """The most pixels of an image that is decoded: 350 (JPEG) to 870 MB (16-bit PNG with transparency) while it is.

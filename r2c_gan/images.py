@@ -19,13 +19,12 @@ from PIL import Image, ImageOps
 
 from r2c_gan.errors import UserError
 from r2c_gan.files import atomic_path
+from r2c_gan.image_limits import MAX_SIDE as MAX_SIDE  # also found here
+from r2c_gan.image_limits import ImageError, check_size
 
 DICOM_SUFFIXES = (".dcm", ".dicom")
 _DICOM_MAGIC = b"DICM"  # at byte 128
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", *DICOM_SUFFIXES)
-
-MAX_SIDE = 20_000
-"""The longest side that is read, in pixels. A digitised chest film has 2,000 to 5,000."""
 
 _LUMA = np.array([[0.299, 0.587, 0.114]], np.float32)  # ITU-R BT.601, of red, green and blue
 
@@ -34,10 +33,6 @@ _PHOTOMETRIC_INTERPRETATION = 262  # TIFF tag; 0: the lowest value is white
 cv2.utils.logging.setLogLevel(
     cv2.utils.logging.LOG_LEVEL_SILENT
 )  # what is wrong with a file is said once, by ImageError
-
-
-class ImageError(UserError):
-    """A file that cannot be used as an image. The message begins with its path."""
 
 
 def list_images(folder, recursive=False, unnamed_dicom=False):
@@ -223,14 +218,6 @@ def _unit(pixels):
     """Unsigned integers [H, W] or [H, W, C] -> float32 [H, W, C] in [0, 1]."""
     image = pixels.astype(np.float32) / np.iinfo(pixels.dtype).max
     return image[..., None] if image.ndim == 2 else image
-
-
-def check_size(path, height, width):
-    """Raises `ImageError` for an image without pixels, or with a side longer than `MAX_SIDE`."""
-    if max(height, width) > MAX_SIDE:
-        raise ImageError(f"{path}: {width} x {height} pixels; at most {MAX_SIDE} a side are read")
-    if min(height, width) < 1:
-        raise ImageError(f"{path}: {width} x {height} pixels: nothing to read")
 
 
 def with_channels(image, channels):

@@ -275,7 +275,7 @@ def test_nothing_is_written_if_nothing_can_be_read(tmp_path):
 
 
 def test_too_large_for_memory_is_a_failure_with_a_hint(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(file_restoration.images, "MAX_SIDE", 1000)
+    monkeypatch.setattr("r2c_gan.image_limits.MAX_SIDE", 1000)
     known = {"method": "operational", "q": 3, "filters": 64}
     restorer = Restorer(Halving(), (8, 8), 1, 2, config=known, checksum="abc")
     needed = restorer.predicted_memory(10, 14)
