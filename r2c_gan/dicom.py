@@ -1,23 +1,14 @@
-"""DICOM: a file's pixels as a radiologist would be shown them, and restored ones as a derived image of its study.
+"""DICOM files: their pixels as a radiologist would be shown them.
 
 Needs pydicom (the extra `dicom`). `images.read_image` is the door for reading. Attributes are called by their keywords
 in DICOM PS3.6.
 """
 
-import datetime
 import io
-import threading
-import warnings
 
 import numpy as np
 
-from r2c_gan import __version__
-from r2c_gan.files import atomic_path
 from r2c_gan.image_limits import ImageError, check_size
-
-MODEL_NAME = "R2C-GAN"
-
-# --- Reading ----------------------------------------------------------------------------------------------------------
 
 
 def read(path, data):
@@ -96,283 +87,72 @@ def _stored_range(dataset):
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if dataset.PixelRepresentation else (0, 2**bits - 1)
 
 
-# --- Writing ----------------------------------------------------------------------------------------------------------
+# --- What the header says it shows -----------------------------------------------------------------------------------
 
-_COMPUTED_RADIOGRAPHY = "1.2.840.10008.5.1.4.1.1.1"
-_DIGITAL_RADIOGRAPHY = "1.2.840.10008.5.1.4.1.1.1.1"
-_DIGITAL_RADIOGRAPHY_RAW = "1.2.840.10008.5.1.4.1.1.1.1.1"  # "for processing": what is written is for presentation
-_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-
-# What describes the source's numbers, its bytes or its maker's mark, and is not true of the new ones.
-_OF_THE_SOURCE_PIXELS = {
-    *("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept", "RescaleType", "VOILUTSequence", "VOILUTFunction"),
-    *("WindowCenter", "WindowWidth", "WindowCenterWidthExplanation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
-    *("SmallestImagePixelValue", "LargestImagePixelValue", "SmallestPixelValueInSeries", "LargestPixelValueInSeries"),
-    *("PlanarConfiguration", "PixelRepresentation", "NumberOfFrames", "FrameIncrementPointer", "PresentationLUTShape"),
-    *("PresentationLUTSequence", "ICCProfile", "ColorSpace", "IconImageSequence", "PixelDataProviderURL"),
-    *("ExtendedOffsetTable", "ExtendedOffsetTableLengths", "DataSetTrailingPadding", "DigitalSignaturesSequence"),
-    *("MACParametersSequence", "EncryptedAttributesSequence", "ReferencedImageSequence", "SourceImageSequence"),
-    *("DerivationDescription", "DerivationCodeSequence", "SeriesDate", "SeriesTime", "ContentDate", "ContentTime"),
-    *("InstanceCreationDate", "InstanceCreationTime", "InstanceCreatorUID", "StationName", "DeviceSerialNumber"),
-    *("DeviceUID", "GantryID", "UDISequence", "SecondaryCaptureDeviceManufacturer"),
-    *("SecondaryCaptureDeviceManufacturerModelName", "SecondaryCaptureDeviceSoftwareVersions"),
-    *("SecondaryCaptureDeviceID", "DateOfSecondaryCapture", "TimeOfSecondaryCapture", "InstitutionalDepartmentName"),
+_RADIOGRAPHS = {"CR", "DX", "RG"}  # computed, digital, conventional (digitised film)
+_UNSAID = {"", "OT", "SC", "UNKNOWN", "OTHER", "ANY"}
+_RADIOGRAPH_CLASSES = {
+    "1.2.840.10008.5.1.4.1.1.1",  # computed radiography
+    "1.2.840.10008.5.1.4.1.1.1.1",  # digital radiography for presentation
+    "1.2.840.10008.5.1.4.1.1.1.1.1",  # for processing
 }
-
-# All that a de-identified image keeps of its source. Short on purpose: what is not here is removed, so that an
-# attribute nobody thought of is not left behind. None of it is free text about a person, a place or a date.
-_KEPT_WITHOUT_IDENTITY = {
-    *("SpecificCharacterSet", "Modality", "ConversionType", "PresentationIntentType", "BodyPartExamined"),
-    *("AnatomicRegionSequence", "ViewPosition", "ViewCodeSequence", "Laterality", "ImageLaterality"),
-    *("PatientOrientation", "InstanceNumber", "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"),
-    *("PixelSpacingCalibrationType", "PixelAspectRatio", "EstimatedRadiographicMagnificationFactor"),
-    *("DistanceSourceToDetector", "DistanceSourceToPatient", "KVP", "ExposureTime", "XRayTubeCurrent", "Exposure"),
-    *("ExposureInuAs", "ExposureIndex", "TargetExposureIndex", "DeviationIndex", "RelativeXRayExposure", "Grid"),
-    *("ImageAndFluoroscopyAreaDoseProduct", "FocalSpots", "DetectorType", "PositionerType", "FieldOfViewShape"),
-    *("PixelIntensityRelationship", "PixelIntensityRelationshipSign", "BurnedInAnnotation", "LossyImageCompression"),
-    *("LossyImageCompressionRatio", "LossyImageCompressionMethod"),
-}
-
-# Attributes that the patient, study and series modules want to be there, be it without a value (type 2).
-_MAY_BE_EMPTY = (
-    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "ReferringPhysicianName"),
-    *("StudyID", "AccessionNumber", "SeriesNumber", "InstanceNumber", "PatientOrientation"),
-)
-
-_SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
-
-_DEIDENTIFICATION = [  # of at most 64 characters each
-    f"{MODEL_NAME}: only technical attributes of the image kept",
-    "UIDs replaced; private attributes removed",
-    "Text burned into the pixels not removed",
-]
-
-_VALIDATION = threading.Lock()  # warning filters belong to the process, not to the thread
+_CAPTURE_CLASSES = {f"1.2.840.10008.5.1.4.1.1.7{end}" for end in ("", ".1", ".2", ".3", ".4")}
+_CHEST_WORDS = ("CHEST", "THORAX", "TORAX", "THORAC", "LUNG", "PULMO", "CXR", "THX", "POUMON", "BRUSTKORB")
+_NOT_CHEST_WORDS = ("SPINE", "VERTEBR")  # the thoracic spine
+_CHEST_CODES = {"51185008", "43799004", "39607008", "T-D3000", "T-28000"}  # thorax, thoracic cavity, lung
 
 
-def derived(source, image, description, salt, patient=None):
-    """The dataset of an image that was computed from a DICOM image of the same height and width.
+def unlike_chest_radiograph(dataset):
+    """Why a header does not say that its image is a chest radiograph, in words; None if it may be one.
 
-    A display-ready grayscale image (MONOCHROME2, identity rescale, a window over the whole range) of the source's
-    BitsStored, with new SOP instance and series UIDs in the source's study. It says that it is derived, from which
-    image and how; equipment is this package, the acquiring device goes to ContributingEquipmentSequence. A spacing of
-    zero, values that break DICOM's rules and private attributes are left out: the latter may describe the old pixels.
+    Radiographs are Modality CR, DX or RG. A secondary capture that names no modality must name the chest. A body part,
+    where one is named, must be the chest; without one a radiograph is taken for a chest.
 
     Args:
-        source: the dataset, as `images.read_file` gives it.
-        image: float [H, W, 1 or 3] in [-1, 1]; of three channels the luma is written.
-        description: text of DerivationDescription.
-        salt: a secret text. New UIDs are functions of it and of the old ones, so that the files of one run get one
-            series for each of the source's, and so that the old ones cannot be found from the new.
-        patient: None keeps what the source says of patient and study. A placeholder removes it: it becomes patient
-            name and ID, and all that is left of the source are technical attributes of the image and replaced UIDs, as
-            the Basic Application Confidentiality Profile (PS3.15 Annex E) wants it or stricter. Text burned into the
-            pixels stays.
-
-    Returns:
-        (`pydicom.FileDataset`, list of the source's attributes that were left out because their value is not valid).
-
-    Raises:
-        ValueError: if the source names no study, series or instance, or the shapes differ.
+        dataset: a `pydicom` dataset, as `images.read_file` gives it.
     """
-    from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian
-
-    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
-        if not source.get(keyword):
-            raise ValueError(f"the DICOM file has no {keyword}, so that no image can be derived from it")
-    if tuple(image.shape[:2]) != (source.Rows, source.Columns):
-        raise ValueError(f"an image of {source.Rows} x {source.Columns} pixels is needed, got {image.shape[:2]}")
-
-    invalid = []
-    with _VALIDATION, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what is not valid is left out, and told
-        body = _valid_copy(source, lambda tag, keyword: _kept(tag, keyword, source, patient is not None), invalid)
-        acquisition = _acquisition_equipment(source, patient is not None, invalid)
-    new = FileDataset(None, body, preamble=b"\0" * 128, file_meta=FileMetaDataset())
-    for keyword in _MAY_BE_EMPTY:
-        if keyword not in new:
-            setattr(new, keyword, None)
-    for keyword in _SPACINGS:
-        if keyword in new and (new.get(keyword) is None or not all(float(side) > 0 for side in new[keyword].value)):
-            delattr(new, keyword)
-            invalid.append(keyword)
-
-    now = datetime.datetime.now()
-    new.SOPClassUID = _class_of(source)
-    new.SOPInstanceUID = _new_uid(salt, "instance", source.SOPInstanceUID)
-    new.SeriesInstanceUID = _new_uid(salt, "series", source.SeriesInstanceUID)
-    new.StudyInstanceUID = source.StudyInstanceUID
-    new.SpecificCharacterSet = source.get("SpecificCharacterSet") or "ISO_IR 192"
-    new.Modality = source.get("Modality") or "OT"
-    new.ImageType = ["DERIVED", "SECONDARY", *list(source.get("ImageType") or [])[2:]]
-    new.SeriesDescription = _series_description(source if patient is None else {})
-    if new.SeriesNumber is not None:
-        new.SeriesNumber = int(new.SeriesNumber) + 1000  # apart from the source's in a list
-    new.InstanceCreationDate = new.SeriesDate = new.ContentDate = now.strftime("%Y%m%d")
-    new.InstanceCreationTime = new.SeriesTime = new.ContentTime = now.strftime("%H%M%S")
-    if new.SOPClassUID == _SECONDARY_CAPTURE:
-        new.ConversionType = new.get("ConversionType") or "WSD"
-    if new.SOPClassUID == _DIGITAL_RADIOGRAPHY:
-        new.PresentationIntentType = "FOR PRESENTATION"
-
-    reference = _dataset(
-        ReferencedSOPClassUID=source.SOPClassUID,
-        ReferencedSOPInstanceUID=source.SOPInstanceUID,
-        SpatialLocationsPreserved="YES",
-        PurposeOfReferenceCodeSequence=[_code("121322", "DCM", "Source image for image processing operation")],
-    )
-    new.SourceImageSequence = [reference]
-    new.DerivationDescription = description[:1024]
-    # No code of context group 7203 says "restored by a neural network"; schemes that begin with 99 are private.
-    new.DerivationCodeSequence = [_code("RESTORATION", "99R2CGAN", "Blind image restoration by a neural network")]
-    new.Manufacturer, new.ManufacturerModelName, new.SoftwareVersions = MODEL_NAME, "r2c-gan-restore", __version__
-    if acquisition:
-        new.ContributingEquipmentSequence = [*(new.get("ContributingEquipmentSequence") or []), acquisition]
-    if patient is not None:
-        _remove_identity(new, salt, patient)
-
-    _set_pixels(new, source, image)
-    new.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    new.file_meta.MediaStorageSOPClassUID = new.SOPClassUID
-    new.file_meta.MediaStorageSOPInstanceUID = new.SOPInstanceUID
-    return new, sorted(set(invalid))
+    modality = _header_text(dataset, "Modality")
+    class_uid = _header_text(dataset, "SOPClassUID")
+    body_part = _header_text(dataset, "BodyPartExamined")
+    if class_uid and class_uid not in _RADIOGRAPH_CLASSES | _CAPTURE_CLASSES:
+        return f"its SOP class is {_class_name(class_uid)}, not a radiograph"
+    if modality not in _RADIOGRAPHS | _UNSAID:
+        return f"its Modality is {modality}, not a radiograph (CR, DX or RG)"
+    chest = _is_chest(dataset, body_part)
+    if chest is False:
+        return f"its body part is {body_part or 'another'}, not the chest"
+    if chest is None and modality not in _RADIOGRAPHS and class_uid not in _RADIOGRAPH_CLASSES:
+        return "it says neither that it is a radiograph (Modality) nor that it shows the chest (BodyPartExamined)"
+    return None
 
 
-def write(path, dataset):
-    """Writes a dataset of `derived` as a DICOM file (Explicit VR Little Endian), atomically.
-
-    Raises:
-        UserError: if the file cannot be written.
-    """
-    import pydicom
-
-    with atomic_path(path) as temporary:
-        pydicom.dcmwrite(temporary, dataset, enforce_file_format=True, overwrite=True)
-
-
-def _set_pixels(new, source, image):
-    bits = int(source.BitsStored)
-    top = 2**bits - 1
-    if image.shape[-1] == 3:
-        from r2c_gan.images import with_channels
-
-        image = with_channels(image, 1)
-    levels = np.rint((np.clip(image[..., 0].astype(np.float64), -1, 1) + 1) * (top / 2))
-    stored = levels.astype(np.uint8 if bits <= 8 else np.uint16)
-    new.Rows, new.Columns = stored.shape
-    new.SamplesPerPixel, new.PhotometricInterpretation, new.PixelRepresentation = 1, "MONOCHROME2", 0
-    new.BitsAllocated, new.BitsStored, new.HighBit = stored.dtype.itemsize * 8, bits, bits - 1
-    new.PixelData = stored.astype(stored.dtype.newbyteorder("<")).tobytes() + b"\0" * (stored.nbytes % 2)
-    new["PixelData"].VR = "OB" if bits <= 8 else "OW"
-    new.RescaleIntercept, new.RescaleSlope, new.RescaleType = 0, 1, "US"
-    new.WindowCenter, new.WindowWidth = 2 ** (bits - 1), 2**bits
-    if new.SOPClassUID != _SECONDARY_CAPTURE:
-        new.PresentationLUTShape = "IDENTITY"
-    turned = (source.PhotometricInterpretation == "MONOCHROME1") != (float(source.get("RescaleSlope") or 1) < 0)
-    if turned and new.get("PixelIntensityRelationshipSign"):
-        new.PixelIntensityRelationshipSign = -new.PixelIntensityRelationshipSign
-    if not new.get("LossyImageCompression") and _is_lossy(source):
-        new.LossyImageCompression = "01"  # once lossy, always lossy (PS3.3 C.7.6.1.1.5)
-
-
-def _is_lossy(source):
-    """Whether the source's transfer syntax allows losses: without the flag it cannot be known that there were none."""
-    from pydicom import uid
-
-    lossless = {uid.JPEGLossless, uid.JPEGLosslessSV1}
-    allowed = {*uid.JPEGTransferSyntaxes, uid.JPEGLSNearLossless, uid.JPEG2000, uid.HTJ2K} - lossless
-    return source.file_meta.TransferSyntaxUID in allowed
-
-
-def _class_of(source):
-    kept = (_COMPUTED_RADIOGRAPHY, _DIGITAL_RADIOGRAPHY, _SECONDARY_CAPTURE)
-    if source.SOPClassUID == _DIGITAL_RADIOGRAPHY_RAW:
-        return _DIGITAL_RADIOGRAPHY
-    return source.SOPClassUID if source.SOPClassUID in kept else _SECONDARY_CAPTURE
-
-
-def _new_uid(salt, role, uid):
-    from pydicom.uid import generate_uid
-
-    return generate_uid(entropy_srcs=[salt, role, str(uid)])
-
-
-def _series_description(source):
-    return f"{source.get('SeriesDescription') or ''} ({MODEL_NAME} restored)".strip()[-64:]
-
-
-def _kept(tag, keyword, source, deidentify):
-    if tag.is_private or tag.group < 0x0008 or 0x5000 <= tag.group < 0x5100 or keyword in _OF_THE_SOURCE_PIXELS:
-        return False
-    if 0x6000 <= tag.group < 0x6100:  # overlays; those kept in spare bits of the old pixels went with these
-        return not deidentify and (tag.group, 0x3000) in source
-    return keyword in _KEPT_WITHOUT_IDENTITY if deidentify else True
-
-
-def _valid_copy(dataset, kept, invalid):
-    """A copy of the elements that are to be kept and whose values follow the rules of their VR."""
-    from pydicom import config
-    from pydicom.datadict import keyword_for_tag
-    from pydicom.dataelem import DataElement
-    from pydicom.dataset import Dataset
-
-    copy = Dataset()
-    for tag in dataset.keys():  # noqa: SIM118 - iterating the dataset itself converts what will be left out
-        keyword = keyword_for_tag(tag)
-        if not kept(tag, keyword):
-            continue
-        try:
-            element = dataset[tag]
-            value = element.value
-            if element.VR == "SQ":
-                value = [_valid_copy(item, lambda tag, _: not tag.is_private, invalid) for item in value]
-            elif element.VR in ("LT", "ST", "UT") and not isinstance(value, str) and value is not None:
-                value = "\\".join(value)  # a backslash is a character of these, and no separator
-            copy.add(DataElement(tag, element.VR, value, validation_mode=config.RAISE))
-        except Exception:  # pydicom raises many kinds for values that it cannot convert
-            invalid.append(keyword or str(tag))
-    return copy
-
-
-def _acquisition_equipment(source, deidentify, invalid):
-    """The device that acquired the source, for ContributingEquipmentSequence; None if the source names none."""
-    keywords = {"Manufacturer", "ManufacturerModelName", "SoftwareVersions"}
-    if not deidentify:
-        keywords |= {"InstitutionName", "InstitutionAddress", "StationName", "InstitutionalDepartmentName"}
-        keywords |= {"DeviceSerialNumber", "DateOfLastCalibration", "TimeOfLastCalibration"}
-    if not source.get("Manufacturer"):
+def _is_chest(dataset, body_part):
+    """Whether a header names the chest; None if it names no body part."""
+    if body_part not in _UNSAID:
+        return any(word in body_part for word in _CHEST_WORDS) and not any(
+            word in body_part for word in _NOT_CHEST_WORDS
+        )
+    try:
+        regions = list(dataset.get("AnatomicRegionSequence") or [])
+    except Exception:  # pydicom reads values late, and raises many kinds
         return None
-    item = _valid_copy(source, lambda _, keyword: keyword in keywords, invalid)
-    for keyword in [element.keyword for element in item if element.VM == 0]:
-        delattr(item, keyword)
-    item.PurposeOfReferenceCodeSequence = [_code("109101", "DCM", "Acquisition Equipment")]
-    return item
+    codes = {_header_text(region, "CodeValue") for region in regions} - {""}
+    meanings = " ".join(_header_text(region, "CodeMeaning") for region in regions)
+    if not codes and not meanings.strip():
+        return None
+    return bool(codes & _CHEST_CODES) or any(word in meanings for word in _CHEST_WORDS)
 
 
-def _remove_identity(new, salt, patient):
-    new.PatientName, new.PatientID = f"{patient}^", patient
-    for keyword in ("ContentDate", "ContentTime", "SeriesDate", "SeriesTime"):
-        delattr(new, keyword)
-    for keyword in ("InstanceCreationDate", "InstanceCreationTime"):
-        delattr(new, keyword)
-    new.StudyInstanceUID = _new_uid(salt, "study", new.StudyInstanceUID)
-    reference = new.SourceImageSequence[0]
-    reference.ReferencedSOPInstanceUID = _new_uid(salt, "source", reference.ReferencedSOPInstanceUID)
-    new.PatientIdentityRemoved = "YES"
-    new.DeidentificationMethod = _DEIDENTIFICATION
-    new.DeidentificationMethodCodeSequence = [_code("113100", "DCM", "Basic Application Confidentiality Profile")]
-    new.LongitudinalTemporalInformationModified = "REMOVED"
+def _class_name(class_uid):
+    from pydicom.uid import UID
+
+    return UID(class_uid).name
 
 
-def _code(value, scheme, meaning):
-    return _dataset(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)
-
-
-def _dataset(**elements):
-    from pydicom.dataset import Dataset
-
-    dataset = Dataset()
-    for keyword, value in elements.items():
-        setattr(dataset, keyword, value)
-    return dataset
+def _header_text(dataset, keyword):
+    """A value as text in capitals without padding; empty if it is missing or broken."""
+    try:
+        value = dataset.get(keyword)
+    except Exception:  # pydicom reads values late, and raises many kinds
+        return ""
+    return "" if value is None else str(value).strip(" \0").upper()

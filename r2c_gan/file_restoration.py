@@ -50,7 +50,7 @@ class Settings:
         size: "model" or "native", see `Restorer.restore`.
         detail: "filtered", "all" or "none", see `Restorer.restore`.
         format: "auto" (derived DICOM for DICOM, PNG for others), "png" or "dicom".
-        deidentify: whether derived DICOM files lose what identifies the patient, see `dicom.derived`.
+        deidentify: whether derived DICOM files lose what identifies the patient, see `derived_dicom.derived`.
         panels: whether a panel of each image is drawn.
     """
 
@@ -284,15 +284,15 @@ class _Work:
         path, name, output = target
         left_out = []
         if output.suffix == ".dcm":
-            from r2c_gan import dicom  # pydicom is an extra
+            from r2c_gan import derived_dicom  # pydicom is an extra
 
             try:
-                dataset, left_out = dicom.derived(
+                dataset, left_out = derived_dicom.derived(
                     file.dicom, result.image, self._description(), self.journal.salt, patient
                 )
             except ValueError as error:
                 raise images.ImageError(f"{path}: {error}; use --format=png") from error
-            dicom.write(self.output_dir / output, dataset)
+            derived_dicom.write(self.output_dir / output, dataset)
         else:
             images.write_image(self.output_dir / output, result.image, file.bits)
         if self.settings.panels:

@@ -14,7 +14,7 @@ pydicom = pytest.importorskip("pydicom", reason="DICOM needs the extra 'dicom'")
 from pydicom import config, uid  # noqa: E402
 from pydicom.dataset import Dataset  # noqa: E402
 
-from r2c_gan import dicom  # noqa: E402
+from r2c_gan import derived_dicom  # noqa: E402
 
 SALT = "salt"
 COMPUTED, DIGITAL, CAPTURE = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("1", "1.1", "7"))
@@ -80,8 +80,8 @@ def study(**elements):
 def derive(tmp_path, source, change=lambda image: image, patient=None, description="Restored.", salt=SALT):
     """Reads a file, changes its pixels, writes the derived file and reads that again, all of it."""
     file = images.read_file(source)
-    dataset, left_out = dicom.derived(file.dicom, change(file.pixels), description, salt, patient)
-    dicom.write(tmp_path / "derived.dcm", dataset)
+    dataset, left_out = derived_dicom.derived(file.dicom, change(file.pixels), description, salt, patient)
+    derived_dicom.write(tmp_path / "derived.dcm", dataset)
     again = pydicom.dcmread(tmp_path / "derived.dcm")
     for element in again.iterall():
         assert element.value is not Ellipsis  # read and checked here
@@ -225,8 +225,8 @@ def test_invalid_values_are_left_out_and_told(tmp_path, stored, monkeypatch):
     file = images.read_file(write_dicom(tmp_path / "a.dcm", stored, **elements))
     monkeypatch.setattr(config.settings, "reading_validation_mode", config.RAISE)
     monkeypatch.setattr(config.settings, "writing_validation_mode", config.RAISE)
-    dataset, left_out = dicom.derived(file.dicom, file.pixels, "Restored.", SALT)
-    dicom.write(tmp_path / "derived.dcm", dataset)
+    dataset, left_out = derived_dicom.derived(file.dicom, file.pixels, "Restored.", SALT)
+    derived_dicom.write(tmp_path / "derived.dcm", dataset)
     derived = pydicom.dcmread(tmp_path / "derived.dcm")
     assert left_out == ["PatientAge", "PatientBirthDate", "PixelSpacing"]
     assert "PatientAge" not in derived and "PixelSpacing" not in derived
@@ -239,10 +239,10 @@ def test_what_belongs_to_no_study_has_no_derived_image(tmp_path, stored, missing
     elements = {name: value for name, value in study().items() if name != missing}
     file = images.read_file(write_dicom(tmp_path / "a.dcm", stored, **elements))
     with pytest.raises(ValueError, match=missing):
-        dicom.derived(file.dicom, file.pixels, "", SALT)
+        derived_dicom.derived(file.dicom, file.pixels, "", SALT)
     whole = images.read_file(write_dicom(tmp_path / "b.dcm", stored, **study()))
     with pytest.raises(ValueError, match="24 x 30 pixels"):
-        dicom.derived(whole.dicom, whole.pixels[:20], "", SALT)
+        derived_dicom.derived(whole.dicom, whole.pixels[:20], "", SALT)
 
 
 # --- de-identification -----------------------------------------------------------------------------------------------
@@ -364,7 +364,7 @@ def test_many_threads_derive_at_once(tmp_path, stored, recwarn):
     file = images.read_file(write_dicom(tmp_path / "a.dcm", stored, **study()))
     results = []
     threads = [
-        threading.Thread(target=lambda: results.append(dicom.derived(file.dicom, file.pixels, "", SALT)[0]))
+        threading.Thread(target=lambda: results.append(derived_dicom.derived(file.dicom, file.pixels, "", SALT)[0]))
         for _ in range(8)
     ]
     for thread in threads:
