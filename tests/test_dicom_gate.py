@@ -27,7 +27,7 @@ def region(value, meaning):
     [
         {"Modality": "CR", "SOPClassUID": COMPUTED},
         {"Modality": "DX", "SOPClassUID": DIGITAL, "BodyPartExamined": "CHEST"},
-        {"Modality": "DX", "SOPClassUID": f"{DIGITAL}.1", "BodyPartExamined": "thorax"},
+        {"Modality": "DX", "SOPClassUID": f"{DIGITAL}.1", "BodyPartExamined": "THORAX"},
         {"Modality": "DX", "SOPClassUID": DIGITAL, "AnatomicRegionSequence": region("51185008", "Thorax")},
         {"Modality": "RG", "SOPClassUID": CAPTURE},
         {"Modality": "CR", "SOPClassUID": CAPTURE, "BodyPartExamined": ""},
@@ -57,3 +57,8 @@ def test_may_be_a_chest_radiograph(elements):
 )
 def test_is_unlike_a_chest_radiograph(elements, reason):
     assert reason in dicom.unlike_chest_radiograph(header(**elements))
+
+
+def test_lower_case_counts(monkeypatch):
+    monkeypatch.setattr(pydicom.config.settings, "writing_validation_mode", pydicom.config.IGNORE)
+    assert dicom.unlike_chest_radiograph(header(Modality="dx", BodyPartExamined="thorax")) is None
