@@ -60,5 +60,5 @@ def test_is_unlike_a_chest_radiograph(elements, reason):
 
 
 def test_lower_case_counts(monkeypatch):
-    monkeypatch.setattr(pydicom.config.settings, "writing_validation_mode", pydicom.config.IGNORE)
+    monkeypatch.setattr(pydicom.config.settings, "reading_validation_mode", pydicom.config.IGNORE)
     assert dicom.unlike_chest_radiograph(header(Modality="dx", BodyPartExamined="thorax")) is None
