@@ -8,11 +8,12 @@ import io
 
 import numpy as np
 
+from r2c_gan import window as window_module
 from r2c_gan.image_limits import ImageError, check_size
 
 
-def read(path, data):
-    """DICOM bytes -> (float32 [H, W, 1 or 3] in [-1, 1], the dataset without its pixels).
+def read(path, data, window):
+    """DICOM bytes -> (float32 [H, W, 1 or 3] in [-1, 1], the dataset without its pixels, scaling, warning).
 
     The grayscale pipeline of DICOM PS3.3 (C.11.1, C.11.2) and PS3.4 (N.2): modality LUT or rescale, then the first VOI
     LUT or window, then MONOCHROME1 is inverted, once. The output range of the window, or without one the range of
@@ -21,6 +22,10 @@ def read(path, data):
     Args:
         path: names the file in messages.
         data: its bytes.
+        window: a `Window`.
+
+    Returns:
+        The image, the dataset, and `scaling` and `warning` of `window.Scaled`.
 
     Raises:
         ImageError: if it is no image of one frame that can be shown.
@@ -59,7 +64,7 @@ def read(path, data):
         image[(stored >= min(ends)) & (stored <= max(ends))] = 0
     image = image.astype(np.float32) * 2 - 1
     del dataset.PixelData
-    return (image[..., None] if image.ndim == 2 else image), dataset
+    return (image[..., None] if image.ndim == 2 else image), dataset, "full range", window_module.warning(image)
 
 
 def _unit(stored, dataset):

@@ -21,6 +21,7 @@ from r2c_gan.errors import UserError
 from r2c_gan.files import atomic_path
 from r2c_gan.image_limits import MAX_SIDE as MAX_SIDE  # also found here
 from r2c_gan.image_limits import ImageError, check_size
+from r2c_gan.window import Window
 
 DICOM_SUFFIXES = (".dcm", ".dicom")
 _DICOM_MAGIC = b"DICM"  # at byte 128
@@ -95,25 +96,30 @@ class ImageFile:
         bits: 8 or 16: what a PNG needs to hold the file's levels.
         sha256: of the file's bytes, as hexadecimal digits.
         dicom: the `pydicom` dataset of a DICOM file, without its pixels; None for other files.
+        scaling: how the stored values became [-1, 1], in words without numbers of this file.
+        warning: None, or that little of the range of gray levels is used, see `window.warning`.
     """
 
     pixels: np.ndarray
     bits: int
     sha256: str
     dicom: object = None
+    scaling: str = "full range"
+    warning: str | None = None
 
 
-def read_image(path, channels=None):
+def read_image(path, channels=None, window="full"):
     """Reads one image.
 
-    The whole range of the stored numbers (8 or 16 bit; for DICOM the window, else BitsStored) becomes [-1, 1].
-    A palette becomes colour; transparent pixels are laid over black; the EXIF orientation of a JPEG and the orientation
-    of a TIFF are applied; of a TIFF with several pages the first is read, and "min is white" is inverted. For DICOM see
-    `dicom.read`. The contents decide what a file is, its suffix does not.
+    By default the whole range of the stored numbers (8 or 16 bit; for DICOM the window, else BitsStored) becomes
+    [-1, 1]. A palette becomes colour; transparent pixels are laid over black; the EXIF orientation of a JPEG and the
+    orientation of a TIFF are applied; of a TIFF with several pages the first is read, and "min is white" is inverted.
+    For DICOM see `dicom.read`. The contents decide what a file is, its suffix does not.
 
     Args:
         path: a PNG, JPEG, TIFF or DICOM file.
         channels: 1 (colour becomes BT.601 luma), 3 (gray is repeated) or None (as stored: gray 1, colour 3).
+        window: a `Window`, or the text of one: which stored values become -1 and 1. The programs use "auto".
 
     Returns:
         float32 [H, W, C] in [-1, 1].
@@ -121,24 +127,25 @@ def read_image(path, channels=None):
     Raises:
         ImageError: if the file is missing, unreadable, truncated, damaged, of another kind, or larger than `MAX_SIDE`.
     """
-    return read_file(path, channels).pixels
+    return read_file(path, channels, window).pixels
 
 
-def read_file(path, channels=None):
+def read_file(path, channels=None, window="full"):
     """`read_image` with what else the file says: an `ImageFile`."""
     if channels not in (None, 1, 3):
         raise ValueError(f"channels must be 1, 3 or None, not {channels!r}")
+    window = Window.parse(window)
     data = _read_bytes(path)
     header = None
     if data[128:132] == _DICOM_MAGIC or Path(path).suffix.lower() in DICOM_SUFFIXES:
         from r2c_gan import dicom  # pydicom is an extra
 
-        image, header = dicom.read(path, data)
+        image, header, scaling, warning = dicom.read(path, data, window)
         bits = 8 if header.BitsStored <= 8 else 16
     else:
-        image, bits = _read_raster(path, data)
+        image, bits, scaling, warning = _read_raster(path, data, window)
     pixels = np.ascontiguousarray(with_channels(image, channels))
-    return ImageFile(pixels, bits, hashlib.sha256(data).hexdigest(), header)
+    return ImageFile(pixels, bits, hashlib.sha256(data).hexdigest(), header, scaling, warning)
 
 
 def _read_bytes(path):
@@ -153,15 +160,17 @@ def _read_bytes(path):
     return data
 
 
-def _read_raster(path, data):
-    """PNG, JPEG and TIFF bytes -> (float32 [H, W, 1 or 3] in [-1, 1], bits 8 or 16)."""
+def _read_raster(path, data, window):
+    """PNG, JPEG and TIFF bytes -> (float32 [H, W, 1 or 3] in [-1, 1], bits 8 or 16, scaling, warning)."""
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "TIFF")) as file:
             kind, gray, (width, height) = file.format, file.mode in ("1", "L", "LA"), file.size
             white_is_zero = kind == "TIFF" and file.tag_v2.get(_PHOTOMETRIC_INTERPRETATION) == 0
             check_size(path, height, width)
             if kind not in ("PNG", "TIFF"):
-                return _unit(np.asarray(ImageOps.exif_transpose(file if gray else file.convert("RGB")))) * 2 - 1, 8
+                pixels = np.asarray(ImageOps.exif_transpose(file if gray else file.convert("RGB")))
+                scaled = window.scale(pixels[..., None] if gray else pixels, (0, 255), deep=False)
+                return scaled.pixels, 8, scaled.scaling, scaled.warning
     except Image.UnidentifiedImageError as error:
         raise ImageError(f"{path}: not a PNG, JPEG, TIFF or DICOM image") from error
     except Image.DecompressionBombError as error:
@@ -182,13 +191,15 @@ def _read_raster(path, data):
     if pixels.dtype not in (np.uint8, np.uint16):
         raise ImageError(f"{path}: pixels of type {pixels.dtype}; 8 or 16 bit unsigned integers are read")
 
-    image = _unit(pixels)
-    if white_is_zero:
-        image = 1 - image
-    if image.shape[-1] == 4:
-        image = image[..., :3] * image[..., 3:]  # over black, the colour of air and of the collimated border
+    bits = 8 * pixels.dtype.itemsize
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    alpha = pixels[..., 3:] / (2.0**bits - 1) if pixels.shape[-1] == 4 else None
+    scaled = window.scale(pixels[..., :3], (0, 2**bits - 1), bits > 8, None if alpha is None else alpha[..., 0] > 0)
+    image = -scaled.pixels if white_is_zero else scaled.pixels
+    if alpha is not None:
+        image = ((image + 1) * alpha - 1).astype(np.float32)  # over black, the colour of air and of the border
     image = image[..., :1] if gray else image[..., ::-1]  # OpenCV's order is blue, green, red
-    return image * 2 - 1, 8 * pixels.dtype.itemsize
+    return image, bits, scaled.scaling, scaled.warning
 
 
 def _png_pixel_chunks(path, data):
@@ -212,12 +223,6 @@ def _png_pixel_chunks(path, data):
             return b"".join(kept)
         start = end
     raise ImageError(f"{path}: truncated or damaged PNG")
-
-
-def _unit(pixels):
-    """Unsigned integers [H, W] or [H, W, C] -> float32 [H, W, C] in [0, 1]."""
-    image = pixels.astype(np.float32) / np.iinfo(pixels.dtype).max
-    return image[..., None] if image.ndim == 2 else image
 
 
 def with_channels(image, channels):
