@@ -18,7 +18,7 @@ from keras import ops
 
 FORMS = ("auto", "concatenated", "summed")
 # With few input channels one convolution over all powers wins, with many the sum of q
-# (experiments/benchmark_layers.py).
+# (experiments/benchmarks/layers.py).
 CONCATENATED_CHANNELS = 16
 PADDINGS = ("valid", "same", "reflect")
 POWER_INITS = ("equal", "maclaurin")

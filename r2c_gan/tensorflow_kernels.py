@@ -1,7 +1,7 @@
 """What TensorFlow computes faster, or in less memory, than `keras.ops` can say; other backends do not import it.
 
 Each function computes what its caller computes with `keras.ops` on other backends; tests hold the two together, and
-`experiments/benchmark.py` measures what each is worth.
+`experiments/benchmarks/training_step.py` measures what each is worth.
 """
 
 import tensorflow as tf

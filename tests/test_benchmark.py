@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from experiments import benchmark
-from experiments.literal_baseline import HostPool, Literal
+from experiments.benchmarks import training_step as benchmark
+from experiments.benchmarks.baseline import HostPool, Literal
 from r2c_gan.model import R2CGAN
 from r2c_gan.reference_weights import assign_reference_weights
 

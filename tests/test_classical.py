@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from experiments import classical
+from experiments.restoration import classical
 from r2c_gan import metrics
 
 

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments import classifier_data, classifier_networks, classifiers
-from experiments.classifier_data import domains_of
-from experiments.classifier_networks import build_classifier
-from experiments.classifiers import Classifier, ClassifierConfig, train
+from experiments.classifiers import data as classifier_data
+from experiments.classifiers import networks as classifier_networks
+from experiments.classifiers import training as classifiers
+from experiments.classifiers.data import domains_of
+from experiments.classifiers.networks import build_classifier
+from experiments.classifiers.training import Classifier, ClassifierConfig, train
 from r2c_gan import images, metrics
 from r2c_gan.callbacks import read_history
 from r2c_gan.data import UnpairedStream, clean_twins, read_batches, read_domain

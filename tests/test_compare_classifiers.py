@@ -11,8 +11,8 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
-from experiments import compare_classifiers
-from experiments.compare_classifiers import Verdict, best_threshold, compare, judge, measure, pairs, patients, stages
+from experiments.classifiers import compare as compare_classifiers
+from experiments.classifiers.compare import Verdict, best_threshold, compare, judge, measure, pairs, patients, stages
 from r2c_gan import images
 from r2c_gan.data import read_batches, read_domain
 from r2c_gan.errors import UserError
@@ -206,10 +206,10 @@ def test_names_and_sizes_that_do_not_fit_are_refused(monkeypatch):
 
 
 def test_the_program(datasets_dir, run_dir, tmp_path):
-    from experiments.classifiers import ClassifierConfig, train
+    from experiments.classifiers.training import ClassifierConfig, train
 
     train(ClassifierConfig(str(datasets_dir), str(tmp_path / "net"), "small_cnn", size=SIZE, epochs=1, batch_size=2))
-    command = [sys.executable, "-m", "experiments.compare_classifiers", f"--datasets_dir={datasets_dir}"]
+    command = [sys.executable, "-m", "experiments.classifiers.compare", f"--datasets_dir={datasets_dir}"]
     command += [f"--models={run_dir}", f"--output_dir={tmp_path / 'out'}"]
     root = Path(__file__).parents[1]
     done = subprocess.run([*command, f"--classifiers={tmp_path / 'net'}"], cwd=root, capture_output=True, text=True)

@@ -15,13 +15,11 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from data_prep import degradations
 from data_prep.manifest import COLUMNS
-from experiments import (
-    classical,
-    compare_restoration,
-    restoration_cases,
-    restoration_figures,
-    restoration_statistics,
-)
+from experiments.restoration import cases as restoration_cases
+from experiments.restoration import classical
+from experiments.restoration import comparison as compare_restoration
+from experiments.restoration import figures as restoration_figures
+from experiments.restoration import statistics as restoration_statistics
 from r2c_gan import files, images, metrics
 from r2c_gan.errors import UserError
 from r2c_gan.restoration import Restorer
@@ -584,7 +582,7 @@ def test_ms_ssim_where_it_fits(tmp_path):
 
 
 def run(*arguments):
-    command = [sys.executable, "-m", "experiments.compare_restoration", *arguments]
+    command = [sys.executable, "-m", "experiments.restoration", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "MPLBACKEND": "agg"})
 
 

@@ -10,10 +10,12 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 
 from data_prep.phantoms import PhantomSet, make_phantom, write_dataset
-from experiments import opacity_contrast, preservation_figures, verdict_agreement
-from experiments.compare_classifiers import stages
-from experiments.opacity_contrast import Anatomy, anatomies, brightest_patch, contrast
-from experiments.verdict_agreement import agreement, verdict_changes
+from experiments.classifiers.compare import stages
+from experiments.preservation import agreement as verdict_agreement
+from experiments.preservation import figures as preservation_figures
+from experiments.preservation import opacity_contrast
+from experiments.preservation.agreement import agreement, verdict_changes
+from experiments.preservation.opacity_contrast import Anatomy, anatomies, brightest_patch, contrast
 from r2c_gan import images
 from r2c_gan.data import clean_twins, read_domain
 from r2c_gan.errors import UserError
@@ -303,7 +305,7 @@ def test_the_program(phantoms_dir, tmp_path):
     model.compile()
     checkpoints.write_config(tmp_path / "gan", model.config)
     checkpoints.save_checkpoint(tmp_path / "gan", model, epoch=1, step=1)
-    command = [sys.executable, "-m", "experiments.disease_preservation", f"--models={tmp_path / 'gan'}"]
+    command = [sys.executable, "-m", "experiments.preservation", f"--models={tmp_path / 'gan'}"]
     command += [f"--phantoms_dir={phantoms_dir}", f"--output_dir={tmp_path / 'out'}"]
     done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import tiny_config
 
-from experiments.draw_degrader import draw
+from experiments.evidence.draw_degrader import draw
 from r2c_gan.errors import UserError
 from r2c_gan.training import train
 
@@ -24,7 +24,7 @@ def run(datasets_dir, tmp_path_factory):
 
 
 def program(*arguments):
-    command = [sys.executable, "-m", "experiments.draw_degrader", *map(str, arguments)]
+    command = [sys.executable, "-m", "experiments.evidence.draw_degrader", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 

@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 def benchmark(*arguments):
-    command = [JAX_PYTHON, "-m", "experiments.benchmark_jax", *arguments]
+    command = [JAX_PYTHON, "-m", "experiments.benchmarks.backends", *arguments]
     environment = {**os.environ, "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu")}
     return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
 
@@ -29,7 +29,7 @@ def test_a_tiny_benchmark(tmp_path):
     timed = row["jax"]
     assert 0 < timed["fastest"] <= timed["seconds"] < timed["first"]
     assert timed["images_per_second"] == pytest.approx(2 / timed["seconds"], rel=0.01)
-    from r2c_gan.flops import step_flops
+    from experiments.benchmarks.flops import step_flops
 
     gflop = step_flops(q=1, filters=2, size=16, batch_size=2) / 1e9
     assert row["gflop"] == pytest.approx(gflop, abs=0.05)

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from experiments.perceptual import ALPHA, C, haarpsi
+from experiments.restoration.perceptual import ALPHA, C, haarpsi
 
 
 def literal(f, h, subsample):

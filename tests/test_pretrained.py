@@ -97,7 +97,7 @@ def test_the_shipped_weights_restore_chests_that_they_never_saw(tmp_path):
 
 
 def test_a_run_is_packed_with_its_card_and_none_of_its_folders(run_dir, tmp_path, monkeypatch):
-    from experiments import pack_weights
+    from experiments.evidence import pack_weights
 
     pack_weights.pack(run_dir, tmp_path, DATA)
     monkeypatch.setattr(pretrained, "FOLDER", tmp_path)

@@ -347,7 +347,7 @@ def test_what_the_program_refuses(tmp_path):
 
 def load_test(address, folder, **arguments):
     flags = {"url": f"http://{address}", "output_dir": folder, "seconds": 1, "clients": 2, "size": 24, **arguments}
-    process = start(*(f"--{name}={value}" for name, value in flags.items()), module="experiments.load_test")
+    process = start(*(f"--{name}={value}" for name, value in flags.items()), module="experiments.benchmarks.load_test")
     _, errors = process.communicate(timeout=120)
     assert "Traceback" not in errors, errors
     return process.returncode, errors, folder / "result.json"

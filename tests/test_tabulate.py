@@ -9,7 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from experiments import evidence, evidence_figures, evidence_rows, evidence_tables, tabulate
+from experiments.evidence import figures as evidence_figures
+from experiments.evidence import rows as evidence_rows
+from experiments.evidence import study as evidence
+from experiments.evidence import tables as evidence_tables
+from experiments.evidence import tabulate
 from r2c_gan import files
 from r2c_gan.errors import UserError
 
@@ -215,7 +219,7 @@ def test_recorded_results_are_whole():
 
 
 def comparison(**means):
-    """A result of `experiments.compare_restoration` with these mean PSNRs."""
+    """A result of `experiments.restoration` with these mean PSNRs."""
     rows = []
     for method, mean in means.items():
         for measure, value in (("psnr", mean), ("ssim", mean / 100)):

@@ -1,4 +1,4 @@
-"""The authors' algorithm read literally, in today's Keras: what `experiments.benchmark` compares the library with.
+"""The authors' algorithm read literally, in today's Keras: what `experiments.benchmarks` compares the library with.
 
 The library uses nothing of it. It is what one writes straight from the paper and the authors' description:
 

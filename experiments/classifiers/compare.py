@@ -1,6 +1,6 @@
 r"""Does restoring help a classifier? Plain classifiers on poor, restored and clean images, beside R2C-GAN's joint head.
 
-  python -m experiments.compare_classifiers --datasets_dir dataset --classifiers runs/densenet121,runs/resnet50 \
+  python -m experiments.classifiers.compare --datasets_dir dataset --classifiers runs/densenet121,runs/resnet50 \
       --models runs/paper --output_dir results/classifiers
 
 The classifiers are those of `experiments.classifiers`; the models are runs of R2C-GAN, whose head sees the poor image
@@ -19,7 +19,7 @@ from absl import flags
 from tqdm import tqdm
 
 from data_prep.manifest import UNKNOWN, read_manifest
-from experiments.classifiers import Classifier
+from experiments.classifiers.training import Classifier
 from r2c_gan import files, images, metrics
 from r2c_gan.cli import program
 from r2c_gan.data import CLASSES, clean_twins, read_batches, read_domain

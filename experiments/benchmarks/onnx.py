@@ -2,7 +2,7 @@
 
   r2c-gan-export --model runs/paper --output exported/
   r2c-gan-export --model runs/paper --output exported_onnx/model.onnx --format onnx
-  python -m experiments.benchmark_onnx --saved_model exported/ --onnx exported_onnx/model.onnx
+  python -m experiments.benchmarks.onnx --saved_model exported/ --onnx exported_onnx/model.onnx
 
 Both get the same threads and the same batches and take turns, so that what else the machine does falls on both. The
 figure to read is the ratio. The largest difference of the two outputs is given too.
@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from experiments.machine import machine
+from experiments.benchmarks.machine import machine
 from r2c_gan import files
 from r2c_gan.cli import program
 

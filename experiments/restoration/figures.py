@@ -5,9 +5,9 @@ import math
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import classical
-from experiments.restoration_cases import KINDS
-from experiments.restoration_statistics import INPUT, SMALLEST_GROUP, altered
+from experiments.restoration import classical
+from experiments.restoration.cases import KINDS
+from experiments.restoration.statistics import INPUT, SMALLEST_GROUP, altered
 from r2c_gan import figures, files
 
 PANEL_CASES = 6

@@ -1,6 +1,6 @@
 """What each option beside the paper's recipe changes, on phantoms, over several seeds.
 
-  python -m experiments.compare_options --output_dir results/options
+  python -m experiments.evidence.options --output_dir results/options
 
 Every variant trains the quickstart's network from the same seeds on the same phantoms, and is tested on the same ones.
 Two variants train on unbalanced data, from which most COVID-19 phantoms were left out. Each training is a run folder,

@@ -25,9 +25,9 @@ import numpy as np
 from absl import flags, logging
 from tqdm import tqdm
 
-from experiments.classifier_data import domains_of, restored_copy, training_batches
-from experiments.classifier_figures import save_history
-from experiments.classifier_networks import NETWORKS, WEIGHTS, build_classifier
+from experiments.classifiers.data import domains_of, restored_copy, training_batches
+from experiments.classifiers.figures import save_history
+from experiments.classifiers.networks import NETWORKS, WEIGHTS, build_classifier
 from r2c_gan import data, files, images, metrics
 from r2c_gan.cli import program
 from r2c_gan.data import CLASSES, UnpairedStream, read_batches

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.compare_classifiers import STAGE_COLORS
+from experiments.classifiers.compare import STAGE_COLORS
 from r2c_gan import figures, files
 from r2c_gan.data import read_batches
 

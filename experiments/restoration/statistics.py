@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments import classical
+from experiments.restoration import classical
 
 INPUT = "input"
 BEST_CLASSICAL = "best classical"

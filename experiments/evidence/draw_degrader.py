@@ -1,6 +1,6 @@
 """Draws what a degrader that is fed noise makes of good images, and what the restorer makes of that.
 
-  python -m experiments.draw_degrader --model runs/noise --datasets_dir dataset --output degrader.png
+  python -m experiments.evidence.draw_degrader --model runs/noise --datasets_dir dataset --output degrader.png
 
 A row a good image of `--domain`: as it is, some draws of the degrader, the first of them restored.
 """

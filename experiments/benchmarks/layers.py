@@ -1,6 +1,6 @@
 """Times the two forms of the operational layer side by side, and measures their peak memory.
 
-  python -m experiments.benchmark_layers --output_dir results/benchmark_layers
+  python -m experiments.benchmarks.layers --output_dir results/benchmark_layers
 
 Each form convolves the same powers with the same weights: "concatenated" once over all of them, "summed" once for each.
 The layers measured are those of the paper's networks at a training size. A step is a forward and a backward pass; the
@@ -20,7 +20,7 @@ from pathlib import Path
 from absl import flags
 from tqdm import tqdm
 
-from experiments.machine import machine
+from experiments.benchmarks.machine import machine
 from r2c_gan import files
 from r2c_gan.cli import program
 
@@ -112,7 +112,7 @@ def _time(name, q):
 
 def _memory(name, q, form):
     command = [
-        *(sys.executable, "-m", "experiments.benchmark_layers"),
+        *(sys.executable, "-m", "experiments.benchmarks.layers"),
         f"--memory_of={json.dumps({'name': name, 'q': q, 'form': form})}",
         *(f"--{flag}={FLAGS[flag].value}" for flag in ("size", "batch_size", "precision")),
     ]

@@ -1,6 +1,6 @@
 """What restoring gains over the poor image, for models and for classical methods, by artifact, with intervals.
 
-    python -m experiments.compare_restoration --datasets_dir=datasets/xray --output_dir=results/restoration \
+    python -m experiments.restoration --datasets_dir=datasets/xray --output_dir=results/restoration \
         --models=runs/operational-0,runs/light-0
 
 The datasets folder is one that `data_prep.prepare` has made with `--domains=by_degradation`: test images with their
@@ -30,11 +30,11 @@ from absl import flags
 from tqdm import tqdm
 
 from data_prep.parallel import parallel_map
-from experiments import classical
-from experiments.perceptual import haarpsi
-from experiments.restoration_cases import SMALLEST, TUNING, dominant, groups, read_cases, read_pair
-from experiments.restoration_figures import UNITS, save_cases, save_gains, title, typical_cases, worst_cases
-from experiments.restoration_statistics import INPUT, best_classical, tabulate
+from experiments.restoration import classical
+from experiments.restoration.cases import SMALLEST, TUNING, dominant, groups, read_cases, read_pair
+from experiments.restoration.figures import UNITS, save_cases, save_gains, title, typical_cases, worst_cases
+from experiments.restoration.perceptual import haarpsi
+from experiments.restoration.statistics import INPUT, best_classical, tabulate
 from r2c_gan import files, images, metrics
 from r2c_gan.cli import program
 from r2c_gan.errors import UserError

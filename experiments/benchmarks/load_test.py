@@ -1,7 +1,7 @@
 """Loads a server of an exported model with parallel clients, and then with requests that are wrong in many ways.
 
   r2c-gan-serve --model exported/ --port 8501
-  python -m experiments.load_test --seconds 120 --clients 8 --malformed 1000 --output_dir results/load_test
+  python -m experiments.benchmarks.load_test --seconds 120 --clients 8 --malformed 1000 --output_dir results/load_test
 
 It speaks TensorFlow Serving's predict interface (signature serve_rest), so tensorflow_model_server can be in the place
 of r2c-gan-serve. Every answer of the load is checked: status, a PNG, probabilities that sum to 1, a label. Of the
@@ -29,7 +29,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from experiments.machine import machine
+from experiments.benchmarks.machine import machine
 from r2c_gan import files
 from r2c_gan.cli import program
 from r2c_gan.errors import UserError

@@ -5,11 +5,11 @@ import re
 
 import numpy as np
 
-from experiments import restoration_figures
-from experiments.evidence_rows import TITLES, Estimate, title
+from experiments.evidence.rows import TITLES, Estimate, title
+from experiments.restoration import figures as restoration_figures
 
 RESTORATION = {"psnr": ("PSNR (dB)", 2), "ssim": ("SSIM", 3), "haarpsi": ("HaarPSI", 3), "ms_ssim": ("MS-SSIM", 3)}
-# Of `experiments.compare_options`.
+# Of `experiments.evidence.options`.
 OPTIONS = {
     "baseline": "the recipe",
     "mixed_bfloat16": "`--precision=mixed_bfloat16`",
@@ -44,7 +44,7 @@ def summary_table(cells, restorations):
 
     Args:
         cells: dictionary (size, severity) -> list of `Row`s that were trained with that severity.
-        restorations: dictionary of the same keys -> `result.json` of `experiments.compare_restoration`.
+        restorations: dictionary of the same keys -> `result.json` of `experiments.restoration`.
     """
     lines = [
         "| public radiographs | | seeds | n | PSNR (dB) poor → best classical → restored | SSIM | F1 | AUROC |",
@@ -65,7 +65,7 @@ def summary_table(cells, restorations):
 
 
 def mean_of(result, method, measure, against=None, grouping="all", group="all"):
-    """The row of `experiments.compare_restoration`'s result with the mean of a measure: n, mean, low, high."""
+    """The row of `experiments.restoration`'s result with the mean of a measure: n, mean, low, high."""
     key = {"method": method, "measure": measure, "against": against, "grouping": grouping, "group": group}
     (found,) = [row for row in result["rows"] if key.items() <= row.items()]
     return found
@@ -89,7 +89,7 @@ def restoration_table(result):
 
 
 def preservation_table(result):
-    """What becomes of the opacities of phantoms (`experiments.disease_preservation`), in Markdown.
+    """What becomes of the opacities of phantoms (`experiments.preservation`), in Markdown.
 
     None if only radiographs were measured.
     """
@@ -113,7 +113,7 @@ def preservation_table(result):
 
 
 def classifiers_table(result):
-    """Plain classifiers beside the joint head (`experiments.compare_classifiers`, of one model), in Markdown.
+    """Plain classifiers beside the joint head (`experiments.classifiers.compare`, of one model), in Markdown.
 
     McNemar's exact test is of the head's verdicts on poor images against those of the row.
     """
@@ -146,7 +146,7 @@ def _named(name, classifiers):
 
 
 def agreement_table(result):
-    """What an outside classifier says before and after restoring (`experiments.disease_preservation`), in Markdown.
+    """What an outside classifier says before and after restoring (`experiments.preservation`), in Markdown.
 
     None if only phantoms were measured.
     """
@@ -175,7 +175,7 @@ def agreement_table(result):
 
 
 def speed_table(result):
-    """`experiments.benchmark`'s result: time over the literal reading in float32 and bfloat16, and peak memory."""
+    """`experiments.benchmarks`'s result: time over the literal reading in float32 and bfloat16, and peak memory."""
     steps = {(step["network"], step["size"], step["batch"]): step for step in result["steps"]}
     columns = sorted({key[1:] for key in steps})
     lines = [
@@ -207,7 +207,7 @@ def quickstart_table(result):
 
 
 def options_table(result):
-    """`experiments.compare_options`' result: mean ± standard deviation over the seeds."""
+    """`experiments.evidence.options`' result: mean ± standard deviation over the seeds."""
     lines = ["| | F1 | PSNR (dB) | SSIM |", "|---|---|---|---|"]
     for name, found in result.items():
         cells = [OPTIONS.get(name, name)]

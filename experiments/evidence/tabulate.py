@@ -1,10 +1,10 @@
 """Turns the results of the evidence into the tables and figures of README and docs; nothing in them is typed by hand.
 
-  python -m experiments.tabulate --pages README.md,docs/results.md
+  python -m experiments.evidence.tabulate --pages README.md,docs/results.md
 
-Reads what `experiments.evidence`, `experiments.compare_restoration` and `experiments.benchmark` recorded, writes the
+Reads what `experiments.evidence`, `experiments.restoration` and `experiments.benchmarks` recorded, writes the
 figures into `--figures_dir` and each table between its two comments in `--pages`. What the numbers mean:
-`experiments.evidence_rows`.
+`experiments.evidence.rows`.
 """
 
 import re
@@ -12,16 +12,16 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import evidence_tables
-from experiments.evidence import SEVERITIES, rows, size_and_data
-from experiments.evidence_figures import save_gains
-from experiments.evidence_rows import ABLATION, load, variant
+from experiments.evidence import tables as evidence_tables
+from experiments.evidence.figures import save_gains
+from experiments.evidence.rows import ABLATION, load, variant
+from experiments.evidence.study import SEVERITIES, rows, size_and_data
 from r2c_gan import files
 from r2c_gan.cli import program
 from r2c_gan.errors import UserError
 
 FLAGS = flags.FLAGS
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 # What the summary is of: the method of the paper, and the same with a degrader that draws noise and exposure.
 SUMMARISED = ("operational-3", "operational-3-noise-tone")
 
@@ -97,7 +97,7 @@ def tables(results):
 
 
 def restorations(folder):
-    """Dictionary (size, severity) -> result of `experiments.compare_restoration` in `<folder>/<size>-<severity>`."""
+    """Dictionary (size, severity) -> result of `experiments.restoration` in `<folder>/<size>-<severity>`."""
     paths = sorted(Path(folder).glob("*-*/result.json"))
     return {
         (int(path.parent.name.split("-")[0]), path.parent.name.split("-")[1]): files.read_json(path) for path in paths

@@ -1,8 +1,8 @@
 r"""Does restoring keep the disease? Three tests that ask neither R2C-GAN's own head nor its losses.
 
-  python -m experiments.disease_preservation --datasets_dir dataset --classifier runs/clean --models runs/paper \
+  python -m experiments.preservation --datasets_dir dataset --classifier runs/clean --models runs/paper \
       --output_dir results/preservation
-  python -m experiments.disease_preservation --phantoms_dir phantoms --models runs/paper --output_dir results/phantoms
+  python -m experiments.preservation --phantoms_dir phantoms --models runs/paper --output_dir results/phantoms
 
 --datasets_dir: the verdict of a frozen outside classifier, trained on clean images (`experiments.classifiers
 --train_on trainB`), on the poor image, on the restored one and on the clean twin. Restoring ought to move the verdict
@@ -20,10 +20,10 @@ from pathlib import Path
 from absl import flags
 from tqdm import tqdm
 
-from experiments.compare_classifiers import load, patients, predict, restored_stage, stages
-from experiments.opacity_contrast import anatomies, phantom_scores, summarise_phantoms
-from experiments.preservation_figures import save_contrast, save_turned, save_verdicts
-from experiments.verdict_agreement import verdict_changes
+from experiments.classifiers.compare import load, patients, predict, restored_stage, stages
+from experiments.preservation.agreement import verdict_changes
+from experiments.preservation.figures import save_contrast, save_turned, save_verdicts
+from experiments.preservation.opacity_contrast import anatomies, phantom_scores, summarise_phantoms
 from r2c_gan import files
 from r2c_gan.cli import program
 from r2c_gan.data import CLASSES, clean_twins, read_domain

@@ -7,7 +7,7 @@ header states cost and expectation. Each row is trained with its seeds and evalu
 severity. Images are prepared at the size of training and never resized or cropped again: what a resizing would smooth
 away, noise above all, stays, and chests are as large in training as in the test. Nothing that is finished is done
 again, and a training that was interrupted goes on where it was. What came out is written below `--results_dir`, from
-where `experiments.tabulate` makes the tables and figures.
+where `experiments.evidence.tabulate` makes the tables and figures.
 """
 
 import shutil
@@ -22,7 +22,7 @@ from r2c_gan.cli import program
 from r2c_gan.errors import UserError
 
 FLAGS = flags.FLAGS
-CONFIGS = Path(__file__).parent / "configs"
+CONFIGS = Path(__file__).parents[1] / "configs"
 SEVERITIES = ("mild", "moderate", "severe")
 # Of the radiographs: how many are held out. There are no patient ids, each image counts as a patient.
 DIVISION = {"val_fraction": 0.05, "test_fraction": 0.15, "test_poor": 1.0, "seed": 0, "on_error": "skip"}

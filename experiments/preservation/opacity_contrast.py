@@ -8,7 +8,7 @@ import numpy as np
 
 from data_prep.manifest import read_manifest
 from data_prep.phantoms import make_phantom
-from experiments.verdict_agreement import proportion
+from experiments.preservation.agreement import proportion
 from r2c_gan import images, metrics
 from r2c_gan.data import CLASSES
 from r2c_gan.errors import UserError

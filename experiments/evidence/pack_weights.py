@@ -1,6 +1,7 @@
-"""Packs the restorer of a run as the weights that come with the package: float16, at most 3 MB, with their model card.
+r"""Packs the restorer of a run as the weights that come with the package: float16, at most 3 MB, with their model card.
 
-  python -m experiments.pack_weights --run study/runs/operational-3-128-mild-0 --data "Trained on ..." --evaluation EVAL
+  python -m experiments.evidence.pack_weights --run study/runs/operational-3-128-mild-0 --data "Trained on ..." \
+      --evaluation EVAL
 
 What lies in `--output_dir` is replaced. `--model=pretrained` of every program then uses it, and prints `--data`.
 """

@@ -1,12 +1,12 @@
 """Times a training step under Keras on JAX, beside the same step on TensorFlow where that is installed.
 
-  python -m experiments.benchmark_jax --output_dir results/benchmark_jax
-  python -m experiments.benchmark_jax --output_dir results/gpu --backends=jax --sizes=256 --batches=1,4,16 --filters=64
+  python -m experiments.benchmarks.backends --output_dir results/benchmark_jax
+  python -m experiments.benchmarks.backends --output_dir results/gpu --backends=jax --sizes=256 --batches=1,4,16
 
 Each backend runs in a process of its own; they take turns, step by step, and the figures to read are the ratios of each
-turn. FLOPs are those of the convolutions (`r2c_gan.flops`); the peak is that of matrix products, measured on JAX in the
-same run and precision. Memory is the peak of the device where it tells, else that of the process. On a GPU, float32 may
-mean 10 bits of mantissa in products (TF32); `--matmul_precision=highest` asks for all 24.
+turn. FLOPs are those of the convolutions (`experiments.benchmarks.flops`); the peak is that of matrix products, on JAX
+in the same run and precision. Memory is the peak of the device where it tells, else that of the process. On a
+GPU, float32 may mean 10 bits of mantissa in products (TF32); `--matmul_precision=highest` asks for all 24.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from pathlib import Path
 from absl import flags
 from tqdm import tqdm
 
-from experiments.machine import machine
+from experiments.benchmarks.machine import machine
 from r2c_gan import files
 from r2c_gan.cli import program
 from r2c_gan.errors import UserError
@@ -126,7 +126,7 @@ class _Worker:
     """A process on one backend, which answers each line that it is sent by a line of JSON."""
 
     def __init__(self, backend, arguments):
-        command = [sys.executable, "-m", "experiments.benchmark_jax", f"--internal={json.dumps(arguments)}"]
+        command = [sys.executable, "-m", "experiments.benchmarks.backends", f"--internal={json.dumps(arguments)}"]
         command.append(f"--matmul_precision={FLAGS.matmul_precision}")
         environment = {**os.environ, "KERAS_BACKEND": backend}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -199,7 +199,7 @@ def _steps(size, batch, precision, q, filters):
     import keras
     import numpy as np
 
-    from r2c_gan.flops import step_flops
+    from experiments.benchmarks.flops import step_flops
     from r2c_gan.model import R2CGAN
 
     model = R2CGAN(q=q, filters=filters, image_size=size, dtype=precision)

@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
-from experiments.evidence_rows import title
+from experiments.evidence.rows import title
 from r2c_gan import files, metrics
 
 

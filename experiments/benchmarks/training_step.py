@@ -1,12 +1,12 @@
 """Times training steps, restoring and the input pipeline, side by side with the algorithm read literally.
 
-  python -m experiments.benchmark --output_dir results/benchmark
+  python -m experiments.benchmarks --output_dir results/benchmark
 
 For each method, q, size and batch, one process times the literal reading of the authors' algorithm
-(`experiments.literal_baseline`, float32) and the library's step in each precision; they take turns, and the figures to
-read are ratios. Peak memory is that of a fresh process, TensorFlow included, that does nothing else. The
-step is also timed without each of its ideas. FLOPs are those of the convolutions (`r2c_gan.flops`), the peak is that of
-matrix products measured in the same run. What `result.json` holds already is not measured again.
+(`experiments.benchmarks.baseline`, float32) and the library's step in each precision; they take turns, and the figures
+to read are ratios. Peak memory is that of a fresh process, TensorFlow included, that does nothing else. The step is
+also timed without each of its ideas. FLOPs are those of the convolutions (`experiments.benchmarks.flops`), the peak is
+that of matrix products measured in the same run. What `result.json` holds already is not measured again.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from pathlib import Path
 from absl import flags
 from tqdm import tqdm
 
-from experiments.machine import machine
+from experiments.benchmarks.machine import machine
 from r2c_gan import files
 from r2c_gan.cli import program
 from r2c_gan.errors import UserError
@@ -106,7 +106,7 @@ def table(result):
 
 
 def _cell(name, size, batch, peak):
-    from r2c_gan.flops import step_flops
+    from experiments.benchmarks.flops import step_flops
 
     method, q = NETWORKS[name]
     row = {"network": name, "size": size, "batch": batch}
@@ -132,7 +132,7 @@ def _process(task, **arguments):
     command = [
         sys.executable,
         "-m",
-        "experiments.benchmark",
+        "experiments.benchmarks.training_step",
         f"--internal={task}",
         f"--arguments={json.dumps(arguments)}",
     ]
@@ -194,7 +194,7 @@ def _restoring(repeats, network="operational-3"):
     import numpy as np
     import tensorflow as tf
 
-    from r2c_gan.flops import forward_flops
+    from experiments.benchmarks.flops import forward_flops
     from r2c_gan.networks import build_generator
 
     _quiet_remapper()
@@ -270,7 +270,7 @@ def _step(name, size, batch, variant, **options):
     images = [tf.constant(rng.uniform(-1, 1, (batch, size, size, 3)), tf.float32) for _ in range(2)]
     labels = [tf.one_hot(np.arange(batch) % 2, 2)] * 2
     if variant == "literal":
-        from experiments.literal_baseline import Literal
+        from experiments.benchmarks.baseline import Literal
 
         literal = Literal(method, q)
         return lambda: float(literal.step(images[0], labels[0], images[1], labels[1])[1])

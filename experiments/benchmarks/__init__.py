@@ -1,0 +1,1 @@
+"""Times, memory and FLOPs, measured side by side."""

@@ -1,0 +1,1 @@
+"""Plain classifiers, beside R2C-GAN's own head."""

@@ -1,0 +1,1 @@
+"""Every training of the paper's comparisons, its tables and figures."""

@@ -1,0 +1,5 @@
+"""`python -m experiments.evidence`: see `experiments.evidence.study`."""
+
+from experiments.evidence.study import console
+
+console()

@@ -1,0 +1,1 @@
+"""What becomes of the disease when a film is restored."""

@@ -1,0 +1,1 @@
+"""What restoring gains, for networks and for classical filters."""

@@ -1,0 +1,5 @@
+"""`python -m experiments.restoration`: see `experiments.restoration.comparison`."""
+
+from experiments.restoration.comparison import console
+
+console()
