@@ -3,10 +3,9 @@
 import contextlib
 import csv
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
+from r2c_gan import files
 from r2c_gan.errors import UserError
 
 MANIFEST_FILE = "manifest.csv"
@@ -47,7 +46,7 @@ def read_manifest(datasets_dir):
         return {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
+            reader = files.CsvReader(file)
             if "file" not in (reader.fieldnames or ()):
                 raise UserError(f"{path}: has no column file")
             return {row["file"]: {name: row.get(name) or "" for name in COLUMNS} for row in reader if row["file"]}
@@ -67,6 +66,13 @@ def new_folder(path, overwrite=False):
         UserError: if `path` holds something that may not be replaced, or cannot be written.
     """
     path = Path(path)
+    parent, prefix = path.absolute().parent, f".{path.name}."
+
+    def bring_back(folder):  # of a process that was killed between the two renamings below
+        if not path.exists() and (folder / "old").is_dir():
+            os.rename(folder / "old", path)
+
+    files.sweep_scratch(parent, prefix, bring_back)
     if path.exists() and not path.is_dir():
         raise UserError(f"--output_dir={path}: is a file; give a folder")
     if path.is_dir() and any(path.iterdir()):
@@ -74,18 +80,19 @@ def new_folder(path, overwrite=False):
             raise UserError(f"--output_dir={path}: is not empty; give another folder, or --overwrite to replace it")
         if not all((path / name).is_file() for name in (MANIFEST_FILE, "flags.txt")):
             raise UserError(f"--output_dir={path}: is not a datasets folder made here (no manifest.csv and flags.txt)")
-    parent = path.absolute().parent
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=parent))
-    except OSError as error:
-        raise UserError(f"--output_dir={path}: cannot be written ({error.strerror})") from error
-    try:
-        new, old = temporary / "new", temporary / "old"
-        new.mkdir()
+    with contextlib.ExitStack() as stack:
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            temporary = stack.enter_context(files.scratch_folder(parent, prefix))
+            new, old = temporary / "new", temporary / "old"
+            new.mkdir()
+        except OSError as error:
+            raise UserError(f"--output_dir={path}: cannot be written ({error.strerror})") from error
         yield new
         if path.is_dir():
             os.rename(path, old)
-        os.rename(new, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            os.rename(new, path)
+        except OSError:
+            bring_back(temporary)
+            raise

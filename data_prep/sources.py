@@ -16,7 +16,7 @@ import warnings
 from pathlib import Path
 
 from data_prep.manifest import UNKNOWN
-from r2c_gan import data, images
+from r2c_gan import data, files, images
 from r2c_gan.errors import UserError
 
 QUALITIES = ("good", "poor")
@@ -207,7 +207,7 @@ def _read_csv(path):
     records, problems, lines = [], [], {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
+            reader = files.CsvReader(file)
             if not {"file", "label"} <= set(reader.fieldnames or ()):
                 raise UserError(f"{path}: its first line must name the columns file,label")
             for row in reader:

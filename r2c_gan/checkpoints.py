@@ -155,7 +155,11 @@ def _list(run, pattern):
     for record in sorted(_folder(run).glob(pattern)):
         try:
             values = files.read_json(record)
-            checkpoint = Checkpoint(**{**values, "weights": record.parent / values["weights"]})
+            # `prune` deletes it: a received record must not name another file.
+            weights = files.within(record.parent, values["weights"], record)
+            if _record(weights) != record:
+                raise UserError(f"names the weights {weights.name}")
+            checkpoint = Checkpoint(**{**values, "weights": weights})
         except (UserError, TypeError, KeyError) as error:
             warnings.warn(f"{record}: not a readable checkpoint record, passed over ({error})", stacklevel=3)
             continue

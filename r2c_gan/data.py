@@ -11,7 +11,6 @@ what it would have seen without the interruption.
 
 import collections
 import concurrent.futures
-import csv
 import dataclasses
 import functools
 import io
@@ -23,6 +22,7 @@ import numpy as np
 
 from r2c_gan import images
 from r2c_gan.errors import UserError
+from r2c_gan.files import CsvReader
 
 CLASSES = ("control", "covid")
 # What a labels file or a class folder may say, in lower case.
@@ -93,7 +93,7 @@ def _labels_from_file(labels_file, folder, files):
     except OSError as error:
         raise UserError(f"{labels_file}: cannot be read ({error.strerror})") from error
     known = {}
-    reader = csv.DictReader(io.StringIO(text, newline=""))
+    reader = CsvReader(io.StringIO(text, newline=""))
     if not {"file", "label"} <= set(reader.fieldnames or ()):
         raise UserError(f"{labels_file}: its first line must name the columns file,label")
     for row in reader:

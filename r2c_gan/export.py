@@ -1,7 +1,5 @@
 """A trained restorer as a SavedModel that needs neither this package nor Keras."""
 
-import shutil
-import tempfile
 from pathlib import Path
 
 import keras
@@ -41,8 +39,9 @@ def export_saved_model(model, folder, source=None, origin=None):
     archive = _archive(model, description)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
+        files.sweep_scratch(folder.parent, f".{folder.name}.")
+        with files.scratch_folder(folder.parent, f".{folder.name}.") as scratch:
+            temporary = scratch / "new"
             archive.write_out(temporary, verbose=False)
             exported = model_card.checksums(temporary)
             files.write_json(
@@ -51,10 +50,7 @@ def export_saved_model(model, folder, source=None, origin=None):
             files.write_text(
                 temporary / model_card.FILE, model_card.render("SavedModel", description, exported, origin)
             )
-            temporary.chmod(0o755)
             temporary.replace(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error})") from error
 

@@ -416,7 +416,7 @@ class Journal:
                 raise UserError(f"--output={self.folder}: holds results of {self._difference(header)}")
             for output in self.announced:
                 for path in (output, _panel_of(output)):
-                    (self.folder / path).unlink(missing_ok=True)
+                    files.within(self.folder, str(path), self.path).unlink(missing_ok=True)
             self.rows, self.announced, self.patients = {}, set(), {}
             os.ftruncate(self._descriptor, 0)
             self._header()
@@ -428,7 +428,7 @@ class Journal:
     def _sweep(self):
         """Deletes the temporary files (`files.atomic_path`) that a killed run left of outputs that it had begun."""
         for output in self.announced - {row["output"] for row in self.rows.values()}:
-            for path in (self.folder / output, self.folder / _panel_of(output)):
+            for path in (files.within(self.folder, str(path), self.path) for path in (output, _panel_of(output))):
                 name = f".{glob.escape(path.stem)}.{'?' * 8}{glob.escape(''.join(path.suffixes))}"
                 for leftover in path.parent.glob(name):
                     leftover.unlink(missing_ok=True)

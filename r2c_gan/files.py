@@ -3,10 +3,13 @@
 import contextlib
 import csv
 import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from pathlib import Path
@@ -18,6 +21,9 @@ _UMASK = os.umask(0)
 os.umask(_UMASK)
 # In indented JSON: a list or dictionary that holds no other. A newline is never inside a string.
 _PLAIN = re.compile(r"""([\[{])\n *((?:[^\[\]{}"]|"(?:[^"\\]|\\.)*")*)\n *([\]}])""")
+# What a spreadsheet takes for a formula, and our escape before it: an apostrophe, as OWASP advises.
+_FORMULA, _ESCAPED = re.compile(r"'*[=+\-@\t\r\n]"), re.compile(r"'+[=+\-@\t\r\n]")
+_SCRATCH_LOCK = ".r2c_gan.lock"
 
 
 @contextlib.contextmanager
@@ -106,11 +112,117 @@ def read_json(path):
 
 
 def write_csv(path, rows, columns):
-    """Writes dictionaries as CSV with a header row, atomically."""
+    """Writes dictionaries as CSV with a header row, atomically.
+
+    Text that a spreadsheet would run as a formula (it begins with `=`, `+`, `-`, `@`, a tab or a line break, and is no
+    number) gets an apostrophe before it. `CsvReader` takes it off again.
+    """
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: _escaped(value) for name, value in row.items()} for row in rows)
+
+
+class CsvReader(csv.DictReader):
+    """`csv.DictReader` that gives back what `write_csv` was given."""
+
+    def __next__(self):
+        return {name: _unescaped(value) for name, value in super().__next__().items()}
+
+
+def _escaped(value):
+    if not isinstance(value, str) or not _FORMULA.match(value):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return "'" + value
+    return value
+
+
+def _unescaped(value):
+    return value[1:] if isinstance(value, str) and _ESCAPED.match(value) else value
+
+
+def within(folder, name, source):
+    """The path of a file that other data names, which must lie in a folder: a received file may name any path.
+
+    Args:
+        folder: the folder.
+        name: what the data say, such as "a.png" or "b/a.png".
+        source: the file that says it, for the error.
+
+    Returns:
+        `folder / name`.
+
+    Raises:
+        UserError: if the name is no text, is absolute, holds "..", or leads out of the folder by a symbolic link.
+    """
+    folder = Path(folder)
+    if not isinstance(name, str) or not name.strip("./") or "\0" in name:
+        raise UserError(f"{source}: {name!r} is not the name of a file")
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts or not _real(folder / path.parent).is_relative_to(_real(folder)):
+        raise UserError(f"{source}: names {name!r}, which is not in {folder}")
+    return folder / path
+
+
+def _real(path):
+    return Path(os.path.realpath(path))
+
+
+@contextlib.contextmanager
+def scratch_folder(parent, prefix):
+    """A temporary folder that only this user can open; it is deleted when the block ends.
+
+    A lock marks it as in use, so that `sweep_scratch` finds it if the process is killed.
+
+    Args:
+        parent: an existing folder.
+        prefix: what its name begins with.
+
+    Yields:
+        Its path.
+    """
+    folder = Path(parent, prefix + secrets.token_hex(4))
+    folder.mkdir(mode=0o700)
+    new = folder / (_SCRATCH_LOCK + ".new")
+    descriptor = os.open(new, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        # Locked before it has its name: who finds it unlocked may delete the folder. Without locks, nobody does.
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            new.rename(folder / _SCRATCH_LOCK)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def sweep_scratch(parent, prefix, rescue=None):
+    """Deletes the folders that killed processes left of `scratch_folder(parent, prefix)`.
+
+    Args:
+        parent: the folder they are in; it may be missing.
+        prefix: what their names begin with.
+        rescue: function that is given each of them before it is deleted.
+    """
+    for folder in Path(parent).glob(glob.escape(prefix) + "?" * 8):
+        try:
+            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+                continue
+            descriptor = os.open(folder / _SCRATCH_LOCK, os.O_RDWR | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if rescue is not None:
+                rescue(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+        except OSError:  # in use
+            continue
+        finally:
+            os.close(descriptor)
 
 
 def sha256(path):

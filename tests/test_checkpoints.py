@@ -554,3 +554,31 @@ def test_no_room_is_said_before_anything_is_written(tmp_path):
     ):
         files.require_space(tmp_path / "checkpoints" / "epoch-00001.weights.h5", 9 * 10**18)
     assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def received_run(folder, **records):
+    """A run folder from somewhere else: `{epoch: what its record names as the weights}`."""
+    values = {"step": 1, "measures": {}, "sha256": ""}
+    for epoch, weights in records.items():
+        files.write_json(
+            folder / "checkpoints" / f"epoch-{epoch[1:]}.json", {**values, "epoch": int(epoch[1:]), "weights": weights}
+        )
+
+
+@pytest.mark.parametrize("weights", ["../../precious.txt", "/etc/hostname", "epoch-00002.json", "..", "", None, 7])
+def test_a_received_run_deletes_nothing_but_its_own_checkpoints(weights, tmp_path):
+    run, precious = tmp_path / "run", tmp_path / "precious.txt"
+    precious.write_text("mine")
+    weights = str(precious) if weights == "/etc/hostname" else weights
+    received_run(run, e00001=weights, e00002="epoch-00002.weights.h5", e00003="epoch-00003.weights.h5")
+    for epoch in (2, 3):
+        (run / "checkpoints" / f"epoch-{epoch:05d}.weights.h5").touch()
+    with pytest.warns(UserWarning, match=r"epoch-00001\.json: not a readable checkpoint record, passed over"):
+        assert [checkpoint.epoch for checkpoint in checkpoints.list_checkpoints(run)] == [2, 3]
+    with pytest.warns(UserWarning, match="passed over"):
+        checkpoints.prune(run, keep=1)
+    assert precious.read_text() == "mine"
+    assert sorted(path.name for path in (run / "checkpoints").glob("epoch-*[23]*")) == [
+        "epoch-00003.json",
+        "epoch-00003.weights.h5",
+    ]

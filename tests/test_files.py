@@ -138,3 +138,89 @@ def test_sha256(tmp_path):
     data = bytes(range(256)) * 9999
     (tmp_path / "a").write_bytes(data)
     assert files.sha256(tmp_path / "a") == hashlib.sha256(data).hexdigest()
+
+
+# --- CSV that a spreadsheet opens -------------------------------------------------------------------------------------
+
+NAMES = [
+    "=HYPERLINK(A1).png",
+    "+a.png",
+    "-a.png",
+    "@a.png",
+    "\ta.png",
+    "\ra.png",
+    "'=a.png",
+    "''-a",
+    "'a.png",
+    "a,b\n.png",
+]
+
+
+def test_a_name_never_becomes_a_formula_and_is_read_back_as_it_was(tmp_path):
+    numbers = {"number": -0.5, "text": "-0.5000"}
+    files.write_csv(tmp_path / "a.csv", ({"file": name, **numbers} for name in NAMES), ["file", *numbers])
+    with (tmp_path / "a.csv").open(newline="") as file:
+        seen = list(csv.reader(file))[1:]  # as a spreadsheet sees it
+    assert not [row for row in seen if row[0][0] in "=+-@\t\r"]
+    assert [row[0] for row in seen[:5]] == ["'" + name for name in NAMES[:5]] and seen[8][0] == "'a.png"
+    assert {tuple(row[1:]) for row in seen} == {("-0.5", "-0.5000")}
+    with (tmp_path / "a.csv").open(newline="") as file:
+        assert [row["file"] for row in files.CsvReader(file)] == NAMES
+
+
+def test_rows_of_other_lengths_are_read(tmp_path):
+    rows = list(files.CsvReader(["file,label\n", "=a,b,-c,d\n", "e\n"]))
+    assert rows == [{"file": "=a", "label": "b", None: ["-c", "d"]}, {"file": "e", "label": None}]
+
+
+# --- names out of received files --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["../a", "b/../../a", "/etc/passwd", "", ".", "./", "..", "a\0b", None, 5, ["a"], "link/a"]
+)
+def test_a_name_that_leads_out_of_the_folder_is_refused(name, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "link").symlink_to(tmp_path)
+    with pytest.raises(UserError, match=r"^the record: "):
+        files.within(tmp_path / "run", name, "the record")
+
+
+def test_a_name_inside_is_taken(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert files.within(tmp_path / "link", "b/a.png", "the record") == tmp_path / "link" / "b" / "a.png"
+    assert files.within("here", "..a", "the record") == Path("here/..a")
+
+
+# --- folders that are deleted whatever happens ------------------------------------------------------------------------
+
+
+def test_a_scratch_folder_goes_with_its_block_and_is_private(tmp_path):
+    with files.scratch_folder(tmp_path, ".set.") as folder:
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        (folder / "a").write_text("")
+        files.sweep_scratch(tmp_path, ".set.")
+        assert (folder / "a").exists()  # it is in use
+    assert listing(tmp_path) == []
+
+
+def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path):
+    program = (
+        "import os, signal\nfrom r2c_gan import files\n"
+        "with files.scratch_folder('.', 'view-') as folder:\n"
+        "    (folder / 'upload').write_text('')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(files.__file__).parents[1])}
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment)
+    assert len(listing(tmp_path)) == 2
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / files._SCRATCH_LOCK).write_text("")
+    (tmp_path / "view-00000000").symlink_to(tmp_path / "precious")
+    (tmp_path / "view-11111111").mkdir()  # somebody's own
+    seen = []
+    files.sweep_scratch(tmp_path, "view-", lambda folder: seen.append((folder / "upload").is_file()))
+    assert seen == [True, True]
+    assert listing(tmp_path) == ["precious", "view-00000000", "view-11111111"]
+    files.sweep_scratch(tmp_path / "nowhere", "view-")

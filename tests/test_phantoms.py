@@ -1,6 +1,7 @@
 import csv
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -267,6 +268,29 @@ def test_new_folder_appears_complete_or_not_at_all(tmp_path):
         (folder / "manifest.csv").write_text("first")
         assert not path.exists()
     assert content(tmp_path) == {"deep/set/manifest.csv": b"first"}
+
+
+def test_what_a_killed_process_left_of_a_new_folder(tmp_path):
+    """Killed while it writes, or between putting the old folder away and the new one in its place."""
+    program = (
+        "import os, signal, sys\nfrom data_prep import manifest\n"
+        "kill = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "with manifest.new_folder('set', overwrite=True) as folder:\n"
+        "    (folder / 'new').touch()\n"
+        "    if sys.argv[1] == 'writing': kill()\n"
+        "    rename, os.rename = os.rename, lambda a, b: kill() if a.name == 'new' else rename(a, b)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    (tmp_path / "set").mkdir()
+    for name in ("manifest.csv", "flags.txt"):
+        (tmp_path / "set" / name).touch()
+    for moment in ("writing", "renaming"):
+        subprocess.run([sys.executable, "-c", program, moment], cwd=tmp_path, env=environment)
+        assert len(list(tmp_path.iterdir())) == (2 if moment == "writing" else 1)
+    with pytest.raises(UserError, match="is not empty"), new_folder(tmp_path / "set"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+    assert sorted(path.name for path in (tmp_path / "set").iterdir()) == ["flags.txt", "manifest.csv"]
 
 
 def test_new_folder_replaces_only_what_it_may(tmp_path):

@@ -362,6 +362,19 @@ def test_other_settings_are_refused(folder, tmp_path, settings, checksum, says):
     assert not (tmp_path / "out" / "c.png").exists()  # of the other settings
 
 
+@pytest.mark.parametrize("again", [Settings(), Settings(iterations=2)], ids=["sweeping", "replacing"])
+def test_a_received_journal_deletes_nothing_of_yours(folder, tmp_path, again):
+    restore_files(halving(), sources_of(folder), tmp_path / "out")
+    for name in ("precious.png", ".precious.12345678.png"):
+        (tmp_path / name).touch()
+    journal = Journal(tmp_path / "out", {}).path
+    with journal.open("a") as file:
+        file.write(json.dumps({"writing": ["../precious.png"]}) + "\n")
+    with pytest.raises(UserError, match=r"names '\.\./precious\.png', which is not in"):
+        restore_files(halving(), sources_of(folder), tmp_path / "out", again, overwrite=again != Settings())
+    assert (tmp_path / "precious.png").exists() and (tmp_path / ".precious.12345678.png").exists()
+
+
 def test_files_in_the_way_are_refused(folder, tmp_path):
     mine = flat(tmp_path / "out" / "c.png", 0.1)
     before = mine.read_bytes()

@@ -1,7 +1,6 @@
 """The images of a plain classifier: what it is trained and validated on, as they are or restored, and its batches."""
 
 import os
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -80,17 +79,18 @@ def restored_copy(domain, restorer, folder, batch_size=16, progress=lambda batch
     folder = Path(folder)
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+        files.sweep_scratch(folder.parent, f".{folder.name}.")
+        with files.scratch_folder(folder.parent, f".{folder.name}.") as temporary:
             rows = []
             for start in progress(range(0, len(domain), batch_size)):
                 chosen = domain.files[start : start + batch_size]
                 (poor,) = read_batches(chosen, restorer.size[0], restorer.channels, len(chosen))
                 for file, image in zip(chosen, restorer(poor).passes[0], strict=True):
                     name = file.relative_to(domain.folder).with_suffix(".png").as_posix()
-                    images.write_image(Path(temporary) / "images" / name, np.clip(image, -1, 1), bits=16)
+                    images.write_image(temporary / "images" / name, np.clip(image, -1, 1), bits=16)
                     rows.append({"file": name, "label": CLASSES[domain.labels[len(rows)]]})
-            files.write_csv(Path(temporary) / "images" / data.LABELS_FILE, rows, ["file", "label"])
-            os.rename(Path(temporary) / "images", folder)
+            files.write_csv(temporary / "images" / data.LABELS_FILE, rows, ["file", "label"])
+            os.rename(temporary / "images", folder)
     return read_domain(folder)
 
 

@@ -1,6 +1,5 @@
 """The pairs of a study: an original, its restored image, and the label."""
 
-import csv
 import dataclasses
 import io
 import warnings
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from r2c_gan import data, images
 from r2c_gan.errors import UserError
+from r2c_gan.files import CsvReader
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _labels(folder):
 def _labels_from_file(labels_file, folder, used):
     labels_file = Path(labels_file)
     try:
-        reader = csv.DictReader(io.StringIO(labels_file.read_text(encoding="utf-8-sig"), newline=""))
+        reader = CsvReader(io.StringIO(labels_file.read_text(encoding="utf-8-sig"), newline=""))
     except FileNotFoundError as error:
         raise UserError(f"--labels={labels_file}: no such file") from error
     except (OSError, UnicodeDecodeError) as error:

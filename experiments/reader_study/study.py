@@ -6,8 +6,6 @@ import hashlib
 import html
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import cv2
@@ -156,16 +154,13 @@ def _new_folder(path):
         raise UserError(f"--output_dir={path}: is not empty; a study is never overwritten, give another folder")
     if path.exists() and not path.is_dir():
         raise UserError(f"--output_dir={path}: is a file; give a folder")
+    parent, prefix = path.absolute().parent, f".{path.name}."
     try:
-        path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
+        parent.mkdir(parents=True, exist_ok=True)
+        files.sweep_scratch(parent, prefix)
+        with files.scratch_folder(parent, prefix) as temporary:
+            (temporary / "new").mkdir()
+            yield temporary / "new"
+            (temporary / "new").replace(path)
     except OSError as error:
         raise UserError(f"--output_dir={path}: cannot be written ({error.strerror})") from error
-    try:
-        (temporary / "new").mkdir()
-        yield temporary / "new"
-        (temporary / "new").replace(path)
-    except OSError as error:
-        raise UserError(f"--output_dir={path}: cannot be written ({error.strerror})") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

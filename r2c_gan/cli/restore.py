@@ -20,6 +20,7 @@ from pathlib import Path
 from absl import flags
 from tqdm import tqdm
 
+from r2c_gan import files
 from r2c_gan.cli import program
 from r2c_gan.errors import UserError
 
@@ -65,7 +66,6 @@ def main():
             raise UserError(f"--{name}={FLAGS[name].value}: must be at least 1")
     sources = find_sources(FLAGS.input)
     program.start_tensorflow()
-    from r2c_gan import files
     from r2c_gan.file_restoration import Settings, restore_files
     from r2c_gan.restoration import Restorer
 
@@ -168,7 +168,7 @@ def _sources_of_csv(path):
     """Files of the column `file`, named as there if they lie below the CSV's folder, otherwise by their last part."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
+            reader = files.CsvReader(file)
             rows = list(reader)
     except FileNotFoundError as error:
         raise UserError(f"--input={path}: no such file") from error
