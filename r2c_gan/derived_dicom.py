@@ -4,12 +4,11 @@ Needs pydicom (the extra `dicom`). Attributes are called by their keywords in DI
 """
 
 import datetime
-import threading
-import warnings
 
 import numpy as np
 
 from r2c_gan import __version__
+from r2c_gan.dicom import silence_pydicom
 from r2c_gan.files import atomic_path
 from r2c_gan.images import with_channels
 
@@ -64,8 +63,6 @@ _DEIDENTIFICATION = [  # of at most 64 characters each
     "Text burned into the pixels not removed",
 ]
 
-_VALIDATION = threading.Lock()  # warning filters belong to the process, not to the thread
-
 
 def derived(source, image, description, salt, patient=None):
     """The dataset of an image that was computed from a DICOM image of the same height and width.
@@ -101,11 +98,10 @@ def derived(source, image, description, salt, patient=None):
     if tuple(image.shape[:2]) != (source.Rows, source.Columns):
         raise ValueError(f"an image of {source.Rows} x {source.Columns} pixels is needed, got {image.shape[:2]}")
 
+    silence_pydicom()
     invalid = []
-    with _VALIDATION, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what is not valid is left out, and told
-        body = _valid_copy(source, lambda tag, keyword: _kept(tag, keyword, source, patient is not None), invalid)
-        acquisition = _acquisition_equipment(source, patient is not None, invalid)
+    body = _valid_copy(source, lambda tag, keyword: _kept(tag, keyword, source, patient is not None), invalid)
+    acquisition = _acquisition_equipment(source, patient is not None, invalid)
     new = FileDataset(None, body, preamble=b"\0" * 128, file_meta=FileMetaDataset())
     for keyword in _MAY_BE_EMPTY:
         if keyword not in new:
