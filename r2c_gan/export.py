@@ -4,7 +4,7 @@ from pathlib import Path
 
 import keras
 
-from r2c_gan import __version__, files, model_card, saved_models
+from r2c_gan import __version__, files, images, model_card, saved_models
 from r2c_gan.data import CLASSES
 from r2c_gan.errors import UserError
 from r2c_gan.networks import GENERATOR_STRIDE
@@ -16,7 +16,8 @@ def export_saved_model(model, folder, source=None, origin=None):
     Its signatures:
 
     `serving_default`  `image`, float32 [N, H, W, C] in [-1, 1], H and W multiples of the stride -> `restored`, float32
-                       [N, H, W, C] in [-1, 1], and `probabilities`, float32 [N, classes].
+                       [N, H, W, C] in [-1, 1], and `probabilities`, float32 [N, classes]. Other sizes and values are
+                       an InvalidArgumentError.
     `serve_encoded`    `encoded`, string [N], the bytes of PNG or JPEG files, which are decoded and resized to the
                        model's size -> `restored_png`, string [N], PNG files of the model's size; `probabilities`;
                        `label`, string [N], the name of the likelier class.
@@ -82,7 +83,12 @@ def _archive(model, description):
         sides = tf.shape(image)[1:3]
         given = tf.strings.join([tf.strings.as_string(sides[0]), " x ", tf.strings.as_string(sides[1])])
         message = tf.strings.join(["image: ", given, f" pixels; height and width must be multiples of {stride}"])
-        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(sides % stride == 0), [message])]):
+        ends = [tf.strings.as_string(end(image), shortest=True) for end in (tf.reduce_min, tf.reduce_max)]
+        found = tf.strings.join(["image: values from ", ends[0], " to ", ends[1], "; finite ones in -1..1 are needed"])
+        within = tf.reduce_all(tf.abs(image) <= 1 + images.TOLERANCE)  # false of NaN
+        checks = [tf.debugging.Assert(tf.reduce_all(sides % stride == 0), [message])]
+        checks.append(tf.debugging.Assert(within, [found]))
+        with tf.control_dependencies(checks):
             restored, probabilities = restorer(tf.identity(image), training=False)
         return {"restored": restored, "probabilities": probabilities}
 

@@ -27,6 +27,9 @@ DICOM_SUFFIXES = (".dcm", ".dicom")
 _DICOM_MAGIC = b"DICM"  # at byte 128
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", *DICOM_SUFFIXES)
 
+TOLERANCE = 1e-3
+"""How far values may lie outside [-1, 1], as rounding and interpolation may bring them."""
+
 _LUMA = np.array([[0.299, 0.587, 0.114]], np.float32)  # ITU-R BT.601, of red, green and blue
 
 _PHOTOMETRIC_INTERPRETATION = 262  # TIFF tag; 0: the lowest value is white

@@ -1,6 +1,7 @@
 """Restorer: a run, a SavedModel or a network -> restored images and class probabilities."""
 
 import dataclasses
+import warnings
 from pathlib import Path
 
 import cv2
@@ -166,23 +167,33 @@ class Restorer:
             A `Restoration`, of the same height and width.
 
         Raises:
-            ValueError: if the shape or the number of passes does not fit.
+            UserError: if the network gives values that are not finite.
+            ValueError: if the number of passes does not fit, or the images: of another shape, not floats, not finite
+                or outside [-1, 1]. Values that all lie in [0, 1] give a `UserWarning`.
         """
-        batch = self._checked(batch)
+        return self._passes(self._checked(batch), iterations)
+
+    def _passes(self, batch, iterations):
         if iterations < 1:
             raise ValueError(f"iterations must be at least 1, got {iterations}")
         height, width = batch.shape[1:3]
         result = Restoration([], [])
         for _ in range(iterations):
-            restored, probabilities = self.network(self._padded(batch))
-            batch = np.asarray(restored)[:, :height, :width]
+            restored, probabilities = (np.asarray(output) for output in self.network(self._padded(batch)))
+            _check_finite(restored, probabilities)
+            batch = restored[:, :height, :width]
             result.passes.append(batch)
-            result.probabilities.append(np.asarray(probabilities))
+            result.probabilities.append(probabilities)
         return result
 
     def probabilities(self, batch):
         """The head's verdict on a batch as it is: float [N, H, W, C] in [-1, 1] -> float32 [N, classes]."""
-        return np.asarray(self.classify(self._padded(self._checked(batch))))
+        return self._probabilities(self._checked(batch))
+
+    def _probabilities(self, batch):
+        probabilities = np.asarray(self.classify(self._padded(batch)))
+        _check_finite(probabilities)
+        return probabilities
 
     def restore(self, image, iterations=1, size="model", detail="filtered"):
         """Restores one image of any size.
@@ -205,7 +216,7 @@ class Restorer:
 
         Raises:
             TooLargeError: if the image does not fit into memory at its own size.
-            ValueError: if an argument does not fit.
+            UserError, ValueError: as in `__call__`.
         """
         return self.restore_batch([image], iterations, size, detail)[0]
 
@@ -224,17 +235,17 @@ class Restorer:
         for name, value, known in (("size", size, SIZES), ("detail", detail, DETAILS)):
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}")
-        batch = [np.asarray(image, np.float32) for image in batch]
+        batch = [self._checked(np.asarray(image)[None])[0] for image in batch]
         if size == "native":
             self.check_memory(*batch[0].shape[:2], len(batch))
             result = self._within_memory(np.stack(batch), iterations)
             restored = list(np.clip(result.passes[-1], -1, 1))
-            after = self.probabilities(restored)
+            after = self._probabilities(np.stack(restored))
         else:
             poor = self._at_model_size(batch)
-            result = self(poor, iterations)
+            result = self._passes(poor, iterations)
             restored = [_carry_back(*trio, detail) for trio in zip(batch, poor, result.passes[-1], strict=True)]
-            after = self.probabilities(self._at_model_size(restored))
+            after = self._probabilities(self._at_model_size(restored))
         return [RestoredImage(*row) for row in zip(restored, result.probabilities[0], after, strict=True)]
 
     def predicted_memory(self, height, width, count=1):
@@ -261,9 +272,9 @@ class Restorer:
             )
 
     def _within_memory(self, batch, iterations):
-        """`self(...)`, for a network whose device may have less memory than the machine."""
+        """`_passes`, for a network whose device may have less memory than the machine."""
         try:
-            return self(batch, iterations)
+            return self._passes(batch, iterations)
         except MemoryError as error:
             raise _too_large(batch) from error
         except Exception as error:  # TensorFlow is not imported here: a network may be any function
@@ -277,10 +288,25 @@ class Restorer:
         return result.image, result.before
 
     def _checked(self, batch):
-        batch = np.asarray(batch, np.float32)
-        if batch.ndim != 4 or batch.shape[-1] != self.channels:
+        """A batch as float32; `ValueError` if it cannot be one of images in [-1, 1]."""
+        batch = np.asarray(batch)
+        if batch.ndim != 4 or batch.shape[-1] != self.channels or 0 in batch.shape:
             raise ValueError(f"a batch [N, H, W, {self.channels}] is needed, got {batch.shape}")
-        return batch
+        if batch.dtype.kind != "f":
+            raise ValueError(
+                f"images of type {batch.dtype}; floats in [-1, 1] are needed, as images.read_image gives them of a "
+                "file, and images.from_uint of 8- or 16-bit levels"
+            )
+        low, high = batch.min(), batch.max()
+        if not (low >= -1 - images.TOLERANCE and high <= 1 + images.TOLERANCE):  # not of NaN either
+            raise ValueError(f"images with values from {low:g} to {high:g}; finite ones in [-1, 1] are needed")
+        if 0 <= low < high:
+            # The programs leave this warning out (cli.program): what is read from a file has the right range.
+            warnings.warn(
+                f"all values lie in [{low:.2g}, {high:.2g}]; images are in [-1, 1]: 2 * image - 1 of one in [0, 1]",
+                stacklevel=3,
+            )
+        return batch.astype(np.float32, copy=False)
 
     def _padded(self, batch):
         padding = [(0, -side % self.stride) for side in batch.shape[1:3]]
@@ -288,6 +314,11 @@ class Restorer:
 
     def _at_model_size(self, batch):
         return np.stack([images.resize(image, *self.size) for image in batch])
+
+
+def _check_finite(*outputs):
+    if not all(np.isfinite(output).all() for output in outputs):
+        raise UserError("the model gives values that are not finite; its weights are damaged or diverged")
 
 
 def _too_large(batch):

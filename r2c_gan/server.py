@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from r2c_gan import saved_models
+from r2c_gan import images, saved_models
 from r2c_gan.errors import UserError
 
 VERSION = "1"  # TensorFlow Serving numbers the models under a name; here there is one
@@ -111,6 +111,8 @@ class ServedModel:
             raise RequestError(400, f"{name}: of shape {list(array.shape)}; {_dimensions(spec)} is needed")
         if 0 in array.shape:
             raise RequestError(400, f"{name}: nothing in it (shape {list(array.shape)})")
+        if array.ndim == 4 and np.abs(array).max() > 1 + images.TOLERANCE:
+            raise RequestError(400, f"{name}: values from {array.min():g} to {array.max():g}; images are in [-1, 1]")
         size = array.shape[1:3] if array.ndim == 4 else self.record["image_size"]
         pixels = len(array) * math.prod(size)
         if pixels > self.max_pixels:

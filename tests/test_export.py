@@ -142,6 +142,19 @@ def test_labels_follow_the_probabilities(tmp_path):
         assert set(outputs) == {"restored_png_bytes", "probabilities", "label"}
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1.01", "-1.01", "255"])
+def test_values_that_no_image_has_are_refused(exported, value):
+    """As `tf.constant(uint8 levels, tf.float32)` has them."""
+    import tensorflow as tf
+
+    serve = tf.saved_model.load(str(exported)).signatures["serving_default"]
+    image = np.zeros((2, 4, 4, 3), "float32")
+    serve(image=tf.constant(image - 1.0005))
+    image[1, 2, 3, 0] = float(value)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"image: values from .* finite ones in -1..1 are needed"):
+        serve(image=tf.constant(image))
+
+
 @pytest.mark.parametrize("size", [(33, 32), (32, 31), (1, 1)])
 def test_sizes_that_the_stride_does_not_divide_are_refused(exported, size):
     import tensorflow as tf

@@ -74,6 +74,47 @@ def test_bad_batches_and_iterations():
         restorer()(np.zeros((1, 8, 8, 1)), 0)
 
 
+ENTRIES = {
+    "call": lambda restorer, image: restorer(np.stack([image] * 2)),
+    "probabilities": lambda restorer, image: restorer.probabilities(image[None]),
+    "restore": lambda restorer, image: restorer.restore(image),
+    "native": lambda restorer, image: restorer.restore(image, size="native"),
+    "restore_batch": lambda restorer, image: restorer.restore_batch([np.zeros((8, 8, 1), "float32"), image]),
+    "restore_image": lambda restorer, image: restorer.restore_image(image),
+}
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_values_that_no_image_has_are_refused(entry):
+    restore, good = ENTRIES[entry], random(8, 8, 1)
+    levels = np.arange(64).reshape(8, 8, 1) * 4
+    for kind in ("uint8", "uint16", "int32", "bool", "complex64"):
+        with pytest.raises(ValueError, match=f"images of type {kind}; floats .* images.read_image .* images.from_uint"):
+            restore(restorer(), levels.astype(kind))
+    for value in (np.nan, np.inf, -np.inf, 1.1, -1.01, 255):
+        bad = good.copy()
+        bad[3, 4] = value
+        with pytest.raises(ValueError, match=r"finite ones in \[-1, 1\] are needed"):
+            restore(restorer(), bad)
+    with pytest.warns(UserWarning, match=r"all values lie in \[.*2 \* image - 1 of one in \[0, 1\]"):
+        restore(restorer(), (good + 1) / 2)
+    restore(restorer(), np.clip(good * 1.5, -1.0005, 1.0005).astype("float64"))
+    restore(restorer(), np.ones((8, 8, 1), "float16"))  # white
+
+
+@pytest.mark.parametrize("output", [0, 1])
+def test_a_network_that_gives_nan_is_named(output):
+    def network(batch):
+        outputs = [batch.copy(), np.ones((len(batch), 2))]
+        outputs[output][0] = np.nan
+        return outputs
+
+    for restore in ENTRIES.values():
+        if restore is not ENTRIES["probabilities"]:
+            with pytest.raises(UserError, match="the model gives values that are not finite"):
+                restore(restorer(network), random(8, 8, 1))
+
+
 def test_one_image_is_restored_at_the_models_size_and_comes_back_at_its_own():
     network = Halving()
     image = np.full((30, 21, 1), 0.8, "float32")

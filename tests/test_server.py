@@ -181,6 +181,7 @@ BAD = {
     "a wrong rank": ({"instances": [1, 2]}, "of shape [2]; [any, any, any, 1] is needed"),
     "wrong channels": ({"instances": np.zeros((1, 4, 4, 3)).tolist()}, "of shape [1, 4, 4, 3]"),
     "an odd size": ({"instances": np.zeros((1, 4, 5, 1)).tolist()}, "4 x 5 pixels; height and width must be multiples"),
+    "8-bit levels": ({"instances": np.full((1, 4, 4, 1), 255).tolist()}, "values from 255 to 255; images are in"),
     "too large a number": ({"instances": np.full((1, 4, 4, 1), 1e300).tolist()}, "not finite"),
     "no pixels": ({"instances": [[]]}, "image: of shape"),
 }

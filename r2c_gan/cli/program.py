@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+import warnings
 
 from absl import app, flags
 
@@ -21,6 +22,8 @@ def run(main, usage):
         usage: what `--help` shows first.
     """
     sys.modules["__main__"].__doc__ = usage
+    # Of a bright film from a file; `Restorer` says it to callers whose arrays may have another range.
+    warnings.filterwarnings("ignore", message="all values lie in")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's notes on its own start
 
     def guarded(arguments):
