@@ -22,13 +22,13 @@ class TensorFlowStep:
         with tf.GradientTape() as tape:
             g_loss, g_terms, fake_b, fake_a, classes = self.generator_step(image_a, label_a, image_b, label_b, noise)
             loss = share * g_loss
-        gradients = tape.gradient(loss, self.generator_variables)
+        gradients = _after((g_loss, fake_b, fake_a, classes), tape.gradient(loss, self.generator_variables))
         self.generator_optimizer.apply(gradients, self.generator_variables)
         fake_a, fake_b = of_whole_batch(self.pool_a, fake_a), of_whole_batch(self.pool_b, fake_b)
         with tf.GradientTape() as tape:
             d_loss, d_terms = self.discriminator_step(image_a, image_b, fake_a, fake_b)
             loss = share * d_loss
-        gradients = tape.gradient(loss, self.discriminator_variables)
+        gradients = _after((d_loss,), tape.gradient(loss, self.discriminator_variables))
         self.discriminator_optimizer.apply(gradients, self.discriminator_variables)
         return self.update_means(g_loss, d_loss, {**g_terms, **d_terms}, label_a, classes)
 
@@ -47,3 +47,13 @@ class TensorFlowStep:
     def iterations(self):
         """Training steps taken, as a tensor."""
         return self.generator_optimizer.iterations
+
+
+def _after(values, gradients):
+    """The gradients, to be had only once the values are computed.
+
+    TensorFlow's graph optimizer may drop the order between a read of a variable that no gradient passes and the write
+    of the optimizer to it. The step would then now and then see the weights of the next one.
+    """
+    with tf.control_dependencies(values):
+        return [gradient if gradient is None else tf.identity(gradient) for gradient in gradients]
