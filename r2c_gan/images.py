@@ -1,26 +1,23 @@
 """The one door for pixels: PNG, JPEG, TIFF and DICOM files <-> float32 arrays in [-1, 1].
 
-Pillow opens a file first: it gives the format and the size before anything is allocated. It decodes JPEG, where it
-refuses truncated files and says nothing on standard error; OpenCV decodes PNG and TIFF, because Pillow has no 16-bit
-colour. Both work outside Python's global lock, so many threads can decode at once.
+`raster` decodes PNG, JPEG and TIFF, `dicom` the rest, both outside Python's global lock for the most part, so many
+threads can decode at once.
 """
 
 import dataclasses
 import hashlib
-import io
 import os
-import struct
-import zlib
+import stat
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
 
+from r2c_gan import raster
 from r2c_gan.errors import UserError
 from r2c_gan.files import atomic_path
 from r2c_gan.image_limits import MAX_SIDE as MAX_SIDE  # also found here
-from r2c_gan.image_limits import ImageError, check_size
+from r2c_gan.image_limits import ImageError
 from r2c_gan.window import Window
 
 DICOM_SUFFIXES = (".dcm", ".dicom")
@@ -32,11 +29,8 @@ TOLERANCE = 1e-3
 
 _LUMA = np.array([[0.299, 0.587, 0.114]], np.float32)  # ITU-R BT.601, of red, green and blue
 
-_PHOTOMETRIC_INTERPRETATION = 262  # TIFF tag; 0: the lowest value is white
-
-cv2.utils.logging.setLogLevel(
-    cv2.utils.logging.LOG_LEVEL_SILENT
-)  # what is wrong with a file is said once, by ImageError
+MAX_BYTES = 1 << 30
+"""The largest file that is read."""
 
 
 def list_images(folder, recursive=False, unnamed_dicom=False):
@@ -75,22 +69,31 @@ def list_images(folder, recursive=False, unnamed_dicom=False):
 
 
 def is_dicom(path):
-    """Whether a file is DICOM, by its suffix or its first bytes; False if it cannot be read."""
-    path = Path(path)
-    if path.suffix.lower() in DICOM_SUFFIXES:
-        return True
+    """Whether a file is DICOM, by its first bytes.
+
+    A name that ends as DICOM files do counts only where the contents are none of the other formats: files without the
+    preamble of 128 bytes. False for what cannot be read.
+    """
     try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == _DICOM_MAGIC
-    except OSError:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return False
+        with Path(path).open("rb") as file:
+            return _is_dicom(path, file.read(132))
+    except (OSError, ValueError):
         return False
+
+
+def _is_dicom(path, data):
+    if data[128:132] == _DICOM_MAGIC:
+        return not data.startswith((raster.PNG, raster.JPEG))  # of a TIFF: both, as the preamble is for
+    return Path(path).suffix.lower() in DICOM_SUFFIXES and not raster.is_raster(data)  # without a preamble
 
 
 def _unreadable(error):
     raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class ImageFile:
     """What a file held.
 
@@ -139,93 +142,66 @@ def read_file(path, channels=None, window="full"):
         raise ValueError(f"channels must be 1, 3 or None, not {channels!r}")
     window = Window.parse(window)
     data = _read_bytes(path)
-    header = None
-    if data[128:132] == _DICOM_MAGIC or Path(path).suffix.lower() in DICOM_SUFFIXES:
-        from r2c_gan import dicom  # pydicom is an extra
+    try:
+        file = _read_dicom(path, data, window) if _is_dicom(path, data) else _read_raster(path, data, window)
+        file.pixels = np.ascontiguousarray(with_channels(file.pixels, channels))
+    except UserError:
+        raise
+    except MemoryError as error:
+        raise ImageError(f"{path}: not enough memory to read it") from error
+    except Exception as error:  # the libraries raise many kinds for what is wrong with a file
+        raise ImageError(f"{path}: truncated, damaged or unsupported ({_reason(error)})") from error
+    return file
 
-        image, header, scaling, warning = dicom.read(path, data, window)
-        bits = 8 if header.BitsStored <= 8 else 16
-    else:
-        image, bits, scaling, warning = _read_raster(path, data, window)
-    pixels = np.ascontiguousarray(with_channels(image, channels))
-    return ImageFile(pixels, bits, hashlib.sha256(data).hexdigest(), header, scaling, warning)
+
+def _reason(error):
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _read_bytes(path):
     try:
+        about = os.stat(path)
+        if not stat.S_ISREG(about.st_mode):  # a FIFO would never end
+            raise ImageError(f"{path}: not a file but {_what(about.st_mode)}")
+        if about.st_size > MAX_BYTES:
+            raise ImageError(f"{path}: {about.st_size:,} bytes; at most {MAX_BYTES:,} are read")
         data = Path(path).read_bytes()
     except FileNotFoundError as error:
         raise ImageError(f"{path}: no such file") from error
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror})") from error
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     if not data:
         raise ImageError(f"{path}: the file is empty")
     return data
 
 
+def _what(mode):
+    kinds = {"directory": stat.S_ISDIR, "named pipe": stat.S_ISFIFO, "socket": stat.S_ISSOCK}
+    return "a " + next((name for name, holds in kinds.items() if holds(mode)), "device")
+
+
+def _read_dicom(path, data, window):
+    from r2c_gan import dicom  # pydicom is an extra
+
+    pixels, header, scaling, warning = dicom.read(path, data, window)
+    bits = 8 if header.BitsStored <= 8 else 16
+    return ImageFile(pixels, bits, hashlib.sha256(data).hexdigest(), header, scaling, warning)
+
+
 def _read_raster(path, data, window):
-    """PNG, JPEG and TIFF bytes -> (float32 [H, W, 1 or 3] in [-1, 1], bits 8 or 16, scaling, warning)."""
-    try:
-        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "TIFF")) as file:
-            kind, gray, (width, height) = file.format, file.mode in ("1", "L", "LA"), file.size
-            white_is_zero = kind == "TIFF" and file.tag_v2.get(_PHOTOMETRIC_INTERPRETATION) == 0
-            check_size(path, height, width)
-            if kind not in ("PNG", "TIFF"):
-                pixels = np.asarray(ImageOps.exif_transpose(file if gray else file.convert("RGB")))
-                scaled = window.scale(pixels[..., None] if gray else pixels, (0, 255), deep=False)
-                return scaled.pixels, 8, scaled.scaling, scaled.warning
-    except Image.UnidentifiedImageError as error:
-        raise ImageError(f"{path}: not a PNG, JPEG, TIFF or DICOM image") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{path}: too large ({error})") from error
-    except (OSError, SyntaxError, ValueError, UserWarning) as error:  # what Pillow says of damage
-        raise ImageError(f"{path}: truncated or damaged image ({error})") from error
-    if kind == "PNG":
-        data = _png_pixel_chunks(path, data)
-
-    # IMREAD_UNCHANGED keeps the alpha of a PNG; without it OpenCV has laid that of a TIFF over black itself.
-    flags = cv2.IMREAD_UNCHANGED if kind == "PNG" else cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        raise ImageError(f"{path}: cannot be decoded ({error.err})") from error
-    if pixels is None:
-        raise ImageError(f"{path}: truncated or damaged {kind}")
-    if pixels.dtype not in (np.uint8, np.uint16):
-        raise ImageError(f"{path}: pixels of type {pixels.dtype}; 8 or 16 bit unsigned integers are read")
-
-    bits = 8 * pixels.dtype.itemsize
-    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    alpha = pixels[..., 3:] / (2.0**bits - 1) if pixels.shape[-1] == 4 else None
-    scaled = window.scale(pixels[..., :3], (0, 2**bits - 1), bits > 8, None if alpha is None else alpha[..., 0] > 0)
-    image = -scaled.pixels if white_is_zero else scaled.pixels
-    if alpha is not None:
-        image = ((image + 1) * alpha - 1).astype(np.float32)  # over black, the colour of air and of the border
-    image = image[..., :1] if gray else image[..., ::-1]  # OpenCV's order is blue, green, red
-    return image, bits, scaled.scaling, scaled.warning
-
-
-def _png_pixel_chunks(path, data):
-    """The PNG without the chunks that do not bear on its pixels.
-
-    libpng prints about a wrong colour profile, common in radiographs from the web, and about damage: the one is cut out
-    here, the other found by the chunks' CRCs.
-
-    Raises:
-        ImageError: if a chunk up to IEND is missing or has another CRC than it says.
-    """
-    kept, start = [data[:8]], 8
-    while start + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, start)
-        end = start + 12 + length
-        if end > len(data) or zlib.crc32(data[start + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
-            break
-        if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
-            kept.append(data[start:end])
-        if kind == b"IEND":
-            return b"".join(kept)
-        start = end
-    raise ImageError(f"{path}: truncated or damaged PNG")
+    """PNG, JPEG and TIFF bytes -> `ImageFile`."""
+    stored = raster.decode(path, data)
+    scaled = window.scale(stored.levels, (0, 2**stored.bits - 1), stored.deep, stored.visible)
+    image = scaled.pixels
+    if stored.inverted:
+        np.negative(image, out=image)
+    if stored.alpha is not None:  # over black, the colour of air and of the collimated border
+        image += 1
+        image *= stored.alpha
+        image -= 1
+    image = raster.oriented(image, stored.orientation)
+    bits = 8 if stored.bits <= 8 else 16
+    return ImageFile(image, bits, hashlib.sha256(data).hexdigest(), None, scaled.scaling, scaled.warning)
 
 
 def with_channels(image, channels):
