@@ -4,13 +4,17 @@ Needs pydicom (the extra `dicom`). Attributes are called by their keywords in DI
 """
 
 import datetime
+import math
 
 import numpy as np
 
 from r2c_gan import __version__
-from r2c_gan.dicom import silence_pydicom
+from r2c_gan.dicom import read, silence_pydicom
+from r2c_gan.dicom_grayscale import number, said, value_of
 from r2c_gan.files import atomic_path
+from r2c_gan.image_limits import ImageError
 from r2c_gan.images import with_channels
+from r2c_gan.window import Window
 
 MODEL_NAME = "R2C-GAN"
 
@@ -26,7 +30,16 @@ _OF_THE_SOURCE_PIXELS = {
     *("SmallestImagePixelValue", "LargestImagePixelValue", "SmallestPixelValueInSeries", "LargestPixelValueInSeries"),
     *("PlanarConfiguration", "PixelRepresentation", "NumberOfFrames", "FrameIncrementPointer", "PresentationLUTShape"),
     *("PresentationLUTSequence", "ICCProfile", "ColorSpace", "IconImageSequence", "PixelDataProviderURL"),
-    *("ExtendedOffsetTable", "ExtendedOffsetTableLengths", "DataSetTrailingPadding", "DigitalSignaturesSequence"),
+    *(f"{colour}PaletteColorLookupTableDescriptor" for colour in ("Red", "Green", "Blue", "Alpha")),
+    *(f"{colour}PaletteColorLookupTableData" for colour in ("Red", "Green", "Blue", "Alpha")),
+    *(f"Segmented{colour}PaletteColorLookupTableData" for colour in ("Red", "Green", "Blue", "Alpha")),
+    *(
+        "PaletteColorLookupTableUID",
+        "ExtendedOffsetTable",
+        "ExtendedOffsetTableLengths",
+        "DataSetTrailingPadding",
+        "DigitalSignaturesSequence",
+    ),
     *("MACParametersSequence", "EncryptedAttributesSequence", "ReferencedImageSequence", "SourceImageSequence"),
     *("DerivationDescription", "DerivationCodeSequence", "SeriesDate", "SeriesTime", "ContentDate", "ContentTime"),
     *("InstanceCreationDate", "InstanceCreationTime", "InstanceCreatorUID", "StationName", "DeviceSerialNumber"),
@@ -47,6 +60,12 @@ _KEPT_WITHOUT_IDENTITY = {
     *("ImageAndFluoroscopyAreaDoseProduct", "FocalSpots", "DetectorType", "PositionerType", "FieldOfViewShape"),
     *("PixelIntensityRelationship", "PixelIntensityRelationshipSign", "BurnedInAnnotation", "LossyImageCompression"),
     *("LossyImageCompressionRatio", "LossyImageCompressionMethod"),
+}
+
+# What it keeps inside of sequences, which are of codes here (PS3.3 section 8): an item may hold anything else too.
+_KEPT_IN_CODES = {
+    *("CodeValue", "LongCodeValue", "CodingSchemeDesignator", "CodingSchemeVersion", "CodeMeaning"),
+    *("AnatomicRegionModifierSequence", "ViewModifierCodeSequence"),
 }
 
 # Attributes that the patient, study and series modules want to be there, be it without a value (type 2).
@@ -87,45 +106,71 @@ def derived(source, image, description, salt, patient=None):
         (`pydicom.FileDataset`, list of the source's attributes that were left out because their value is not valid).
 
     Raises:
-        ValueError: if the source names no study, series or instance, or the shapes differ.
+        ValueError: if the source names no study, series or instance, the shapes differ, or its header cannot be copied.
     """
+    try:
+        return _derived(source, image, description, salt, patient)
+    except (ValueError, MemoryError):
+        raise
+    except Exception as error:  # pydicom parses values when they are first touched, and raises many kinds
+        raise ValueError(f"the DICOM header cannot be copied ({said(error)})") from error
+
+
+def _derived(source, image, description, salt, patient):
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian
 
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"):
-        if not source.get(keyword):
+        if not value_of(source, keyword) or not isinstance(source.get(keyword), str):
             raise ValueError(f"the DICOM file has no {keyword}, so that no image can be derived from it")
     if tuple(image.shape[:2]) != (source.Rows, source.Columns):
         raise ValueError(f"an image of {source.Rows} x {source.Columns} pixels is needed, got {image.shape[:2]}")
 
     silence_pydicom()
     invalid = []
-    body = _valid_copy(source, lambda tag, keyword: _kept(tag, keyword, source, patient is not None), invalid)
-    acquisition = _acquisition_equipment(source, patient is not None, invalid)
+    deidentify = patient is not None
+    body = _valid_copy(
+        source,
+        lambda tag, keyword: _kept(tag, keyword, source, deidentify),
+        lambda tag, keyword: keyword in _KEPT_IN_CODES if deidentify else not tag.is_private,
+        invalid,
+    )
+    acquisition = _acquisition_equipment(source, deidentify, invalid)
     new = FileDataset(None, body, preamble=b"\0" * 128, file_meta=FileMetaDataset())
     for keyword in _MAY_BE_EMPTY:
         if keyword not in new:
             setattr(new, keyword, None)
     for keyword in _SPACINGS:
-        if keyword in new and (new.get(keyword) is None or not all(float(side) > 0 for side in new[keyword].value)):
+        if keyword in new and not _is_spacing(new[keyword].value):
             delattr(new, keyword)
             invalid.append(keyword)
+    spaced = any(keyword in new for keyword in _SPACINGS)
+    if "PixelAspectRatio" in new and (spaced or not _is_aspect(new["PixelAspectRatio"].value)):
+        del new.PixelAspectRatio  # only for pixels that are not square and have no spacing (PS3.3 C.7.6.3.1.7)
+    if not new.get("Laterality"):
+        new.pop("Laterality", None)  # only of a paired body part
 
     now = datetime.datetime.now()
     new.SOPClassUID = _class_of(source)
     new.SOPInstanceUID = _new_uid(salt, "instance", source.SOPInstanceUID)
     new.SeriesInstanceUID = _new_uid(salt, "series", source.SeriesInstanceUID)
     new.StudyInstanceUID = source.StudyInstanceUID
-    new.SpecificCharacterSet = source.get("SpecificCharacterSet") or "ISO_IR 192"
-    new.Modality = source.get("Modality") or "OT"
-    new.ImageType = ["DERIVED", "SECONDARY", *list(source.get("ImageType") or [])[2:]]
-    new.SeriesDescription = _series_description(source if patient is None else {})
+    new.SpecificCharacterSet = _character_set(new)
+    new.Modality = new.get("Modality") or "OT"
+    kinds = new.get("ImageType") or []
+    new.ImageType = ["DERIVED", "SECONDARY", *([] if isinstance(kinds, str) else list(kinds)[2:])]
+    new.SeriesDescription = _series_description(new)  # without the source's where identity is removed
     if new.SeriesNumber is not None:
-        new.SeriesNumber = int(new.SeriesNumber) + 1000  # apart from the source's in a list
+        number = int(new.SeriesNumber)
+        new.SeriesNumber = number + (1000 if number < 2**31 - 1000 else -1000)  # apart from the source's in a list
     new.InstanceCreationDate = new.SeriesDate = new.ContentDate = now.strftime("%Y%m%d")
     new.InstanceCreationTime = new.SeriesTime = new.ContentTime = now.strftime("%H%M%S")
     if new.SOPClassUID == _SECONDARY_CAPTURE:
         new.ConversionType = new.get("ConversionType") or "WSD"
+    if new.SOPClassUID == _COMPUTED_RADIOGRAPHY:
+        for keyword in ("BodyPartExamined", "ViewPosition"):
+            if keyword not in new:
+                setattr(new, keyword, None)
     if new.SOPClassUID == _DIGITAL_RADIOGRAPHY:
         new.PresentationIntentType = "FOR PRESENTATION"
 
@@ -143,7 +188,8 @@ def derived(source, image, description, salt, patient=None):
     if acquisition:
         new.ContributingEquipmentSequence = [*(new.get("ContributingEquipmentSequence") or []), acquisition]
     if patient is not None:
-        _remove_identity(new, salt, patient)
+        burned_in = str(value_of(source, "BurnedInAnnotation") or "").strip(" \0").upper() == "YES"
+        _remove_identity(new, salt, patient, burned_in)
 
     _set_pixels(new, source, image)
     new.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -153,19 +199,38 @@ def derived(source, image, description, salt, patient=None):
 
 
 def write(path, dataset):
-    """Writes a dataset of `derived` as a DICOM file (Explicit VR Little Endian), atomically.
+    """Writes a dataset of `derived` as a DICOM file (Explicit VR Little Endian), atomically, and reads it back first.
 
     Raises:
+        ImageError: if the dataset cannot be written, or would not be read as what it holds.
         UserError: if the file cannot be written.
     """
     import pydicom
 
     with atomic_path(path) as temporary:
-        pydicom.dcmwrite(temporary, dataset, enforce_file_format=True, overwrite=True)
+        try:
+            pydicom.dcmwrite(temporary, dataset, enforce_file_format=True, overwrite=True)
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # pydicom encodes values here, and raises many kinds
+            raise ImageError(f"{path}: the DICOM file cannot be written ({said(error)})") from error
+        _check_written(path, temporary.read_bytes(), dataset)
+
+
+def _check_written(path, data, dataset):
+    """A file counts as written when a reader sees in it the levels that were meant."""
+    kind = np.uint8 if dataset.BitsStored <= 8 else np.dtype("<u2")
+    shape = dataset.Rows, dataset.Columns
+    levels = np.frombuffer(dataset.PixelData, kind, shape[0] * shape[1]).reshape(*shape, 1)
+    pixels, again, _, _ = read(path, data, Window("full"))
+    same = again.SOPInstanceUID == dataset.SOPInstanceUID and again.BitsStored == dataset.BitsStored
+    top = 2.0**dataset.BitsStored - 1
+    if not same or not np.array_equal(np.rint((pixels.astype(np.float64) + 1) * (top / 2)), levels):
+        raise ImageError(f"{path}: what was written is not what can be read again")
 
 
 def _set_pixels(new, source, image):
-    bits = int(source.BitsStored)
+    bits = min(int(source.BitsStored), 16)  # of 32, the network's 24 could not be told from noise
     top = 2**bits - 1
     if image.shape[-1] == 3:
         image = with_channels(image, 1)
@@ -180,11 +245,25 @@ def _set_pixels(new, source, image):
     new.WindowCenter, new.WindowWidth = 2 ** (bits - 1), 2**bits
     if new.SOPClassUID != _SECONDARY_CAPTURE:
         new.PresentationLUTShape = "IDENTITY"
-    turned = (source.PhotometricInterpretation == "MONOCHROME1") != (float(source.get("RescaleSlope") or 1) < 0)
+    turned = (source.PhotometricInterpretation == "MONOCHROME1") != (number(source, "RescaleSlope", 1.0) < 0)
     if turned and new.get("PixelIntensityRelationshipSign"):
-        new.PixelIntensityRelationshipSign = -new.PixelIntensityRelationshipSign
+        new.PixelIntensityRelationshipSign = -int(new.PixelIntensityRelationshipSign)
     if not new.get("LossyImageCompression") and _is_lossy(source):
         new.LossyImageCompression = "01"  # once lossy, always lossy (PS3.3 C.7.6.1.1.5)
+
+
+def _is_spacing(value):
+    """Whether a value is two lengths (PS3.3 10.7)."""
+    return not isinstance(value, str | float) and value is not None and len(value) == 2 and all(map(_is_length, value))
+
+
+def _is_aspect(value):
+    """Whether a value says that pixels are not square."""
+    return _is_spacing(value) and value[0] != value[1]
+
+
+def _is_length(value):
+    return math.isfinite(value) and value > 0
 
 
 def _is_lossy(source):
@@ -209,6 +288,15 @@ def _new_uid(salt, role, uid):
     return generate_uid(entropy_srcs=[salt, role, str(uid)])
 
 
+def _character_set(new):
+    """The source's character set; UTF-8 if it has none, or none that DICOM knows."""
+    from pydicom.charset import python_encoding
+
+    names = new.get("SpecificCharacterSet")
+    known = names and all(name in python_encoding for name in ([names] if isinstance(names, str) else names))
+    return names if known else "ISO_IR 192"
+
+
 def _series_description(source):
     return f"{source.get('SeriesDescription') or ''} ({MODEL_NAME} restored)".strip()[-64:]
 
@@ -221,8 +309,11 @@ def _kept(tag, keyword, source, deidentify):
     return keyword in _KEPT_WITHOUT_IDENTITY if deidentify else True
 
 
-def _valid_copy(dataset, kept, invalid):
-    """A copy of the elements that are to be kept and whose values follow the rules of their VR."""
+def _valid_copy(dataset, kept, kept_inside, invalid):
+    """A copy of the elements that are to be kept and whose values follow the rules of their VR.
+
+    `kept` and, in the items of sequences, `kept_inside` are functions of tag and keyword.
+    """
     from pydicom import config
     from pydicom.datadict import keyword_for_tag
     from pydicom.dataelem import DataElement
@@ -237,7 +328,7 @@ def _valid_copy(dataset, kept, invalid):
             element = dataset[tag]
             value = element.value
             if element.VR == "SQ":
-                value = [_valid_copy(item, lambda tag, _: not tag.is_private, invalid) for item in value]
+                value = [_valid_copy(item, kept_inside, kept_inside, invalid) for item in value]
             elif element.VR in ("LT", "ST", "UT") and not isinstance(value, str) and value is not None:
                 value = "\\".join(value)  # a backslash is a character of these, and no separator
             copy.add(DataElement(tag, element.VR, value, validation_mode=config.RAISE))
@@ -254,14 +345,14 @@ def _acquisition_equipment(source, deidentify, invalid):
         keywords |= {"DeviceSerialNumber", "DateOfLastCalibration", "TimeOfLastCalibration"}
     if not source.get("Manufacturer"):
         return None
-    item = _valid_copy(source, lambda _, keyword: keyword in keywords, invalid)
+    item = _valid_copy(source, lambda _, keyword: keyword in keywords, lambda *_: False, invalid)
     for keyword in [element.keyword for element in item if element.VM == 0]:
         delattr(item, keyword)
     item.PurposeOfReferenceCodeSequence = [_code("109101", "DCM", "Acquisition Equipment")]
     return item
 
 
-def _remove_identity(new, salt, patient):
+def _remove_identity(new, salt, patient, burned_in):
     new.PatientName, new.PatientID = f"{patient}^", patient
     for keyword in ("ContentDate", "ContentTime", "SeriesDate", "SeriesTime"):
         delattr(new, keyword)
@@ -270,9 +361,12 @@ def _remove_identity(new, salt, patient):
     new.StudyInstanceUID = _new_uid(salt, "study", new.StudyInstanceUID)
     reference = new.SourceImageSequence[0]
     reference.ReferencedSOPInstanceUID = _new_uid(salt, "source", reference.ReferencedSOPInstanceUID)
-    new.PatientIdentityRemoved = "YES"
     new.DeidentificationMethod = _DEIDENTIFICATION
-    new.DeidentificationMethodCodeSequence = [_code("113100", "DCM", "Basic Application Confidentiality Profile")]
+    if burned_in:  # a name in the pixels is a name
+        new.PatientIdentityRemoved = "NO"
+    else:
+        new.PatientIdentityRemoved = "YES"
+        new.DeidentificationMethodCodeSequence = [_code("113100", "DCM", "Basic Application Confidentiality Profile")]
     new.LongitudinalTemporalInformationModified = "REMOVED"
 
 

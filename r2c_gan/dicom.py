@@ -131,6 +131,8 @@ def _require_image(path, dataset):
     class_uid = _header_text(dataset, "SOPClassUID") or _header_text(dataset.file_meta, "MediaStorageSOPClassUID")
     name = UID(class_uid).name
     if not class_uid or class_uid == name or "Image Storage" in name or "Rows" in dataset:
+        for keyword in ("NumberOfFrames", "Rows", "Columns", "BitsAllocated"):  # one may have swallowed the rest
+            integer(dataset, keyword, 0)
         raise HeaderError("a DICOM file without pixels (no PixelData); cut short?")
     raise NotAnImageError(f"{path}: a DICOM file of another kind ({name}), which holds no picture")
 

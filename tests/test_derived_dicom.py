@@ -71,7 +71,8 @@ def study(**elements):
         "ImagerPixelSpacing": [0.1, 0.1],
         "PatientOrientation": ["L", "F"],
         "BodyPartExamined": "CHEST",
-        "BurnedInAnnotation": "YES",
+        "ViewPosition": "PA",
+        "BurnedInAnnotation": "NO",
         **IDENTITY,
         **elements,
     }
@@ -163,7 +164,7 @@ def test_what_a_derived_image_says(tmp_path, stored):
     assert derived.SeriesNumber == 1003 and "restored" in derived.SeriesDescription
     for keyword in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "AccessionNumber"):
         assert derived[keyword].value == IDENTITY[keyword]
-    assert derived.BurnedInAnnotation == "YES"
+    assert derived.BurnedInAnnotation == "NO"
 
 
 def test_what_described_the_old_pixels_is_gone(tmp_path, stored):
@@ -264,7 +265,7 @@ def test_nothing_of_the_patient_is_left(tmp_path, stored):
     assert derived.DeidentificationMethodCodeSequence[0].CodeValue == "113100"
     assert "not removed" in " ".join(derived.DeidentificationMethod)  # text in the pixels
     assert derived.PatientSex == derived.StudyDate == derived.PatientBirthDate == ""
-    assert derived.BurnedInAnnotation == "YES" and list(derived.PixelSpacing) == [0.15, 0.2]
+    assert derived.BurnedInAnnotation == "NO" and list(derived.PixelSpacing) == [0.15, 0.2]
     assert not [element for element in derived.iterall() if element.VR in ("DA", "TM", "DT") and element.value]
 
 
