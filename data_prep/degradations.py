@@ -291,7 +291,7 @@ def main():
         if not found:
             raise UserError(f"--input={file}: no image in this folder")
         file = found[0]
-    image = (images.read_image(file, channels=1)[..., 0] + 1) / 2
+    image = (images.read_image(file, 1, "auto")[..., 0] + 1) / 2
     contact_sheet(image, flags.FLAGS.output, flags.FLAGS.seed)
     print(f"{file} -> {flags.FLAGS.output}")
 

@@ -27,9 +27,10 @@ from data_prep import duplicates, splits
 from data_prep.manifest import COLUMNS, MANIFEST_FILE, UNKNOWN, new_folder
 from data_prep.parallel import parallel_map
 from data_prep.sources import SPLITS, Problem, read_header, read_source
-from r2c_gan import files, images
+from r2c_gan import files, images, window
 from r2c_gan.cli import program
 from r2c_gan.errors import UserError
+from r2c_gan.window import Window
 
 DOMAINS = ("by_quality", "by_degradation")
 SEVERITIES = ("mild", "moderate", "severe")
@@ -52,6 +53,7 @@ class Preparation:
     good_above: float | None = None
     size: int = 0
     bits: int = 8
+    window: str = "auto"
     val_fraction: float = 0.1
     test_fraction: float = 0.1
     test_poor: float = 0.5
@@ -60,6 +62,7 @@ class Preparation:
     seed: int = 0
 
     def __post_init__(self):
+        Window.parse(self.window)
         if self.size and not MIN_SIDE <= self.size <= images.MAX_SIDE:
             raise UserError(f"--size={self.size}: must be 0, to keep the sizes, or {MIN_SIDE} to {images.MAX_SIDE}")
         for name in ("val_fraction", "test_fraction"):
@@ -101,11 +104,12 @@ class Prepared:
     largest_group: int
 
 
-def load(path):
+def load(path, window="auto"):
     """Reads a radiograph in gray.
 
     Args:
         path: any file that `r2c_gan.images.read_image` reads.
+        window: which stored values become black and white, a `Window` or its text.
 
     Returns:
         float32 [H, W] in [0, 1].
@@ -113,7 +117,7 @@ def load(path):
     Raises:
         ImageError: if the file cannot be used, or has a side below `MIN_SIDE`.
     """
-    image = (images.read_image(path, 1)[..., 0] + 1) / 2
+    image = (images.read_image(path, 1, window)[..., 0] + 1) / 2
     height, width = image.shape
     if min(height, width) < MIN_SIDE:
         raise images.ImageError(f"{path}: {width} x {height} pixels; at least {MIN_SIDE} a side are needed")
@@ -217,7 +221,7 @@ def _scan(job):
     """Looks at one record: (perceptual hash, what it adds to the record), or a `Problem`."""
     record, preparation = job
     try:
-        image = load(record.path)
+        image = load(record.path, preparation.window)
         header = read_header(record.path)
         found = {key: value for key, value in header.items() if getattr(record, key) == UNKNOWN}
         if preparation.domains == "by_quality" and record.quality is None:
@@ -315,7 +319,7 @@ def unique_names(records):
 def _write(job):
     """Writes the files of one record and returns their rows of the manifest."""
     folder, record, name, split, domain, phash, preparation = job
-    image = fit(load(record.path), preparation.size)
+    image = fit(load(record.path, preparation.window), preparation.size)
     outputs = [(domain, image, None)]
     if domain == "A" and preparation.domains == "by_degradation":
         from data_prep.degradations import degrade
@@ -386,6 +390,7 @@ def define_flags():
         "good_above", default.good_above, "by_quality: B takes scores from this on. Not given: the highest third."
     )
     flags.DEFINE_integer("size", default.size, "Side of the images, in pixels; 0 keeps their sizes.")
+    flags.DEFINE_string("window", default.window, window.HELP)
     flags.DEFINE_enum("bits", str(default.bits), ("8", "16"), "Bits of the PNG files.")
     flags.DEFINE_float("val_fraction", default.val_fraction, "Share of the images in valA and valB.")
     flags.DEFINE_float("test_fraction", default.test_fraction, "Share of the images in testA and testB.")

@@ -212,7 +212,7 @@ def read_radiograph(path):
     Raises:
         ImageError: if the file cannot be used, or has a side below 32 pixels.
     """
-    image = (images.read_image(path, channels=1)[..., 0] + 1) / 2
+    image = (images.read_image(path, 1, "auto")[..., 0] + 1) / 2
     if min(image.shape) < 32:
         raise images.ImageError(f"{path}: {image.shape[1]} x {image.shape[0]} pixels; at least 32 a side are needed")
     return np.clip(image, 0, 1)

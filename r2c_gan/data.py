@@ -23,6 +23,7 @@ import numpy as np
 from r2c_gan import images
 from r2c_gan.errors import UserError
 from r2c_gan.files import CsvReader
+from r2c_gan.window import Window
 
 CLASSES = ("control", "covid")
 # What a labels file or a class folder may say, in lower case.
@@ -175,12 +176,14 @@ class UnpairedStream:
         channels: 1 or 3.
         batch_size: images a domain and step; what is left over at the end of an epoch is dropped.
         seed: non-negative integer.
+        window: which stored values become black and white, a `Window` or its text.
 
     Raises:
         UserError: if a size does not fit.
     """
 
-    def __init__(self, domain_a, domain_b, load_size=286, crop_size=256, channels=3, batch_size=1, seed=0):
+    def __init__(self, domain_a, domain_b, load_size=286, crop_size=256, channels=3, batch_size=1, seed=0,
+                 window="auto"):  # fmt: skip
         longest = max(len(domain_a), len(domain_b))
         if not 1 <= crop_size <= load_size:
             raise UserError(f"--crop_size={crop_size}: must be from 1 to --load_size={load_size}")
@@ -188,7 +191,7 @@ class UnpairedStream:
             raise UserError(f"--batch_size={batch_size}: must be from 1 to the {longest} images of the longer domain")
         self.domains = (domain_a, domain_b)
         self.load_size, self.crop_size, self.channels = load_size, crop_size, channels
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self.window = batch_size, seed, Window.parse(window)
         self.steps_per_epoch = longest // batch_size
         self.error = None
 
@@ -203,7 +206,7 @@ class UnpairedStream:
         cycle, place = divmod(index, len(files))
         chosen = self._order(domain, epoch, cycle)[place]
         rng = np.random.default_rng([self.seed, domain, epoch, index])
-        image = images.read_image(files.files[chosen], self.channels)
+        image = images.read_image(files.files[chosen], self.channels, self.window)
         image = images.resize(image, self.load_size, self.load_size)
         top, left = rng.integers(0, self.load_size - self.crop_size + 1, 2)
         image = image[top : top + self.crop_size, left : left + self.crop_size]
@@ -305,8 +308,8 @@ def _stacked(domains):
     return tuple((np.stack(pictures), np.stack(labels)) for pictures, labels in pairs)
 
 
-def read_batches(files, size, channels, batch_size):
-    """Reads images for evaluation: resized to `size` x `size`, without augmentation, in order.
+def read_batches(files, size, channels, batch_size, window="auto"):
+    """Reads images for evaluation: resized to `size` x `size`, without augmentation, in order; `window` as elsewhere.
 
     Yields:
         float32 [n, size, size, channels] in [-1, 1], n = batch_size but for the last.
@@ -315,5 +318,6 @@ def read_batches(files, size, channels, batch_size):
         ImageError: if a file cannot be decoded.
     """
     for start in range(0, len(files), batch_size):
-        batch = [images.resize(images.read_image(file, channels), size, size) for file in files[start:][:batch_size]]
+        batch = [images.read_image(file, channels, window) for file in files[start:][:batch_size]]
+        batch = [images.resize(image, size, size) for image in batch]
         yield np.clip(np.stack(batch), -1, 1).astype(np.float32)

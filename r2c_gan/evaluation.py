@@ -8,6 +8,7 @@ from r2c_gan import figures, files, metrics
 from r2c_gan.data import CLASSES, clean_twins, read_batches
 from r2c_gan.errors import UserError
 from r2c_gan.restoration import prediction_row
+from r2c_gan.window import Window
 
 PANEL_CASES = 6
 CLASS_TITLES = ("control", "COVID-19")
@@ -26,6 +27,7 @@ class Evaluation:
         iterations: passes; PSNR and SSIM are measured after each.
         batch_size: images a batch.
         progress: wraps the iterable of batches, for a progress bar.
+        window: which stored values become black and white, a `Window` or its text.
 
     Attributes:
         probabilities: float32 [N, 2].
@@ -37,12 +39,19 @@ class Evaluation:
     """
 
     def __init__(
-        self, restorer, domain, reference_dir=None, iterations=1, batch_size=8, progress=lambda batches: batches
+        self,
+        restorer,
+        domain,
+        reference_dir=None,
+        iterations=1,
+        batch_size=8,
+        progress=lambda batches: batches,
+        window="auto",
     ):
         height, width = restorer.size
         if height != width:
             raise UserError(f"the model works at {height}x{width}; evaluation is defined for square sizes")
-        self.restorer, self.domain, self.iterations = restorer, domain, iterations
+        self.restorer, self.domain, self.iterations, self.window = restorer, domain, iterations, Window.parse(window)
         self.references = clean_twins(domain, reference_dir).files if reference_dir else None
         self.scores = {}
         probabilities = []
@@ -56,10 +65,10 @@ class Evaluation:
     def _restore(self, cases):
         """Reads and restores some cases: ({stage: images}, clean images or None, probabilities)."""
         size, channels = self.restorer.size[0], self.restorer.channels
-        (poor,) = read_batches([self.domain.files[case] for case in cases], size, channels, len(cases))
+        (poor,) = read_batches([self.domain.files[case] for case in cases], size, channels, len(cases), self.window)
         clean = None
         if self.references is not None:
-            (clean,) = read_batches([self.references[case] for case in cases], size, channels, len(cases))
+            (clean,) = read_batches([self.references[case] for case in cases], size, channels, len(cases), self.window)
         restoration = self.restorer(poor, self.iterations)
         stages = {"input": poor}
         for number, restored in enumerate(restoration.passes, 1):

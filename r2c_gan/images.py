@@ -230,7 +230,9 @@ def write_image(path, image, bits=8):
         raise ValueError(f"an image has shape [H, W], [H, W, 1] or [H, W, 3], not {list(pixels.shape)}")
     if pixels.ndim == 3 and pixels.shape[-1] == 3:
         pixels = np.ascontiguousarray(pixels[..., ::-1])
-    encoded = cv2.imencode(".png", pixels)[1]
+    encoded = cv2.imencode(".png", pixels)[1].tobytes()
+    if bits == 16:  # or a program that looks for 12 bits in 16 would stretch it
+        encoded = raster.with_significant_bits(encoded, bits, 1 if pixels.ndim == 2 or pixels.shape[-1] == 1 else 3)
     with atomic_path(path) as temporary:
         temporary.write_bytes(encoded)
 

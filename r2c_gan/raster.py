@@ -39,7 +39,8 @@ class Raster:
     Attributes:
         levels: uint8 or uint16 [H, W, 1 or 3], gray or red, green, blue.
         bits: of a level: they go from 0 to 2**bits - 1.
-        deep: whether a picture of more than 8 bits is stored, which may use a part of its range only.
+        deep: whether a picture of more than 8 bits is stored, which may use a part of its range only. A PNG that
+            says so itself, by the chunk sBIT, uses all of it.
         inverted: whether 0 is white.
         alpha: float32 [H, W, 1] in [0, 1] by which the shown colour is to be multiplied; None where all is opaque.
         visible: boolean [H, W], False where a pixel is wholly transparent; None where all are visible.
@@ -107,7 +108,7 @@ _PASSES = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2),
 
 def _png(path, data):
     """The picture of a PNG; of an animated one the picture that viewers of plain PNG show."""
-    header, palette, transparent, stream = _png_chunks(path, data)
+    header, palette, transparent, significant, stream = _png_chunks(path, data)
     width, height, depth, color, *methods, interlaced = struct.unpack(">IIBBBBB", header)
     check_size(path, height, width)
     if color not in _SAMPLES or depth not in _DEPTHS.get(color, (8, 16)) or any(methods) or interlaced > 1:
@@ -125,9 +126,12 @@ def _png(path, data):
         return _with_palette(path, levels, palette, transparent)
     top = 2**depth - 1
     if color in (_GRAY_ALPHA, _RGB_ALPHA):
-        return _with_alpha(levels[..., :-1], depth, levels[..., -1:])
-    raster = Raster(levels, depth, depth > 8)
-    if transparent is not None:
+        raster = _with_alpha(levels[..., :-1], depth, levels[..., -1:])
+    else:
+        raster = Raster(levels, depth, depth > 8)
+    if significant and set(significant) == {depth}:
+        raster.deep = False
+    if transparent is not None and color in (_GRAY, _RGB):
         key = np.frombuffer(transparent, ">u2") & top
         if key.size != levels.shape[-1]:
             raise ImageError(f"{path}: damaged PNG (a transparent colour of {len(transparent)} bytes)")
@@ -137,7 +141,7 @@ def _png(path, data):
 
 
 def _png_chunks(path, data):
-    """(IHDR, PLTE or None, tRNS or None, the compressed pixels). Only these chunks bear on the pixels."""
+    """(IHDR, PLTE or None, tRNS or None, sBIT or None, the compressed pixels): all that bears on the picture."""
     found, pixels, start = {}, [], len(PNG)
     while start + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, start)
@@ -145,7 +149,7 @@ def _png_chunks(path, data):
         if end > len(data):
             break
         body = data[start + 8 : end - 4]
-        if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
+        if kind in (b"IHDR", b"PLTE", b"tRNS", b"sBIT", b"IDAT", b"IEND"):
             if zlib.crc32(data[start + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
                 raise ImageError(f"{path}: damaged PNG (the checksum of {kind.decode()} is wrong)")
             if (kind == b"IHDR") != (start == len(PNG)) or (kind == b"IHDR" and length != 13):
@@ -159,7 +163,7 @@ def _png_chunks(path, data):
         if kind == b"IEND":
             if not pixels:
                 break
-            return found[b"IHDR"], found.get(b"PLTE"), found.get(b"tRNS"), b"".join(pixels)
+            return found[b"IHDR"], *(found.get(kind) for kind in (b"PLTE", b"tRNS", b"sBIT")), b"".join(pixels)
         start = end
     raise ImageError(f"{path}: truncated or damaged PNG")
 
@@ -190,6 +194,12 @@ def _whole_stream(path, stream, size):
     if inflate.eof and found == size:
         return stream
     return zlib.compress(zlib.decompressobj().decompress(stream, size), 1)
+
+
+def with_significant_bits(png, bits, channels):
+    """A PNG that has only its own header before other chunks, with the statement that all bits of it are used."""
+    end = len(PNG) + 12 + 13
+    return png[:end] + _chunk(b"sBIT", bytes([bits] * channels)) + png[end:]
 
 
 def _chunk(kind, body):

@@ -23,6 +23,7 @@ from r2c_gan.optimizers import Adam
 from r2c_gan.restoration import Restorer
 from r2c_gan.run_lock import run_lock
 from r2c_gan.schedules import LinearDecay
+from r2c_gan.window import Window
 
 if keras.backend.backend() == "jax":
     from r2c_gan import jax_training as backend
@@ -55,6 +56,7 @@ class TrainingConfig:
         output_dir: the run folder.
         method, q, filters, channels: the networks, as in `build_generator`.
         load_size, crop_size: side in pixels to which images are resized, and of the random crop.
+        window: which stored values become black and white, the text of a `Window`.
         batch_size: images a domain and step.
         epochs: passes over the longer domain.
         epoch_decay: epoch from which the learning rate falls linearly, to zero at the end.
@@ -100,6 +102,7 @@ class TrainingConfig:
     channels: int = 3
     load_size: int = 286
     crop_size: int = 256
+    window: str = "auto"
     batch_size: int = 1
     epochs: int = 2000
     epoch_decay: int = 100
@@ -140,6 +143,7 @@ class TrainingConfig:
         Raises:
             UserError: naming the flag.
         """
+        Window.parse(self.window)
         for name, choices in (
             ("method", METHODS),
             ("upsampling", UPSAMPLINGS),
@@ -273,7 +277,7 @@ def _train(config, domains, validation, begin):
     previous = _refuse_another_run(config)
     keras.utils.set_random_seed(config.seed)
     stream = UnpairedStream(
-        *domains, config.load_size, config.crop_size, config.channels, config.batch_size, config.seed
+        *domains, config.load_size, config.crop_size, config.channels, config.batch_size, config.seed, config.window
     )
     if config.check_images and not previous:
         checked = [domain for domain in (*domains, validation) if domain]
@@ -383,7 +387,7 @@ def _fit(config, model, stream, validation, schedule, interruption, epoch, end, 
     """Trains from `step`, which lies in `epoch`, to the end of the epochs before `end`."""
     run = Path(config.output_dir)
     shown = [
-        np.concatenate(list(read_batches(_spread(domain.files), config.crop_size, config.channels, 1)))
+        np.concatenate(list(read_batches(_spread(domain.files), config.crop_size, config.channels, 1, config.window)))
         for domain in stream.domains
     ]
     shown = [batch[: min(map(len, shown))] for batch in shown]

@@ -11,6 +11,10 @@ import numpy as np
 from r2c_gan.errors import UserError
 
 WINDOWS = "auto, full, min-max, percentile or C,W"
+HELP = (
+    "Which stored values become black and white: auto (the file's own window; else, of more than 8 bits, the values "
+    "that occur), full, min-max, percentile (.5 to 99.5), or a centre and a width as in 2048,4096."
+)
 PERCENTILES = (0.5, 99.5)
 _USED_AT_LEAST = 0.25  # of the output range; below it a warning is given
 _SAMPLES = 1 << 18  # values that percentiles are taken of: a regular grid of that many is exact enough

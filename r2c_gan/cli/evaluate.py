@@ -10,6 +10,7 @@ from pathlib import Path
 from absl import flags
 from tqdm import tqdm
 
+from r2c_gan import window
 from r2c_gan.cli import program
 from r2c_gan.errors import UserError
 
@@ -22,6 +23,7 @@ flags.DEFINE_string("split", "testA", "Domain below --datasets_dir; its clean tw
 flags.DEFINE_string("output_dir", None, "Folder for the results; <model>/evaluation by default for a run.")
 flags.DEFINE_integer("iterations", 1, "Passes of restoration that are measured.")
 flags.DEFINE_integer("batch_size", 8, "Images a batch.")
+flags.DEFINE_string("window", "auto", window.HELP)
 flags.DEFINE_bool("save_images", False, "Draw a panel of each image: input and 1, 2 and 3 passes, below panels/.")
 flags.mark_flag_as_required("model")
 
@@ -36,6 +38,7 @@ def main():
     for name in ("iterations", "batch_size"):
         if FLAGS[name].value < 1:
             raise UserError(f"--{name}={FLAGS[name].value}: must be at least 1")
+    stored = window.Window.parse(FLAGS.window)
     model = Path(FLAGS.model)
     if FLAGS.output_dir is None and (FLAGS.model == "pretrained" or (model / "saved_model.pb").is_file()):
         raise UserError("--output_dir: must be given for a SavedModel and for the pretrained weights")
@@ -49,7 +52,13 @@ def main():
 
     iterations = max(FLAGS.iterations, 3) if FLAGS.save_images else FLAGS.iterations
     evaluation = Evaluation(
-        restorer, domain, reference if reference.is_dir() else None, iterations, FLAGS.batch_size, bar("evaluating")
+        restorer,
+        domain,
+        reference if reference.is_dir() else None,
+        iterations,
+        FLAGS.batch_size,
+        bar("evaluating"),
+        stored,
     )
     measures = evaluation.measures()
     evaluation.write(output)

@@ -13,6 +13,7 @@ import dataclasses
 
 from absl import flags
 
+from r2c_gan import window
 from r2c_gan.cli import program
 
 FLAGS = flags.FLAGS
@@ -27,6 +28,7 @@ flags.DEFINE_integer("filters", 64, "Base width of the networks; 64 is the autho
 flags.DEFINE_integer("channels", 3, "Channels of the images, 1 or 3.")
 flags.DEFINE_integer("load_size", 286, "Images are resized to this side, in pixels,")
 flags.DEFINE_integer("crop_size", 256, "and cropped at random to this one.")
+flags.DEFINE_string("window", "auto", window.HELP)
 flags.DEFINE_integer("batch_size", 1, "Images a domain and step.")
 flags.DEFINE_integer("epochs", 2000, "Passes over the longer domain. May grow when a run is resumed.")
 flags.DEFINE_integer("epoch_decay", 100, "Epoch from which the learning rate falls linearly, to 0 at the end.")

@@ -52,7 +52,7 @@ def open_case(restorer, path, passes, max_megapixels):
     path = Path(path)
     try:
         _check_pixels(path, _header_size(path), max_megapixels)
-        file = images.read_file(path, restorer.channels)
+        file = images.read_file(path, restorer.channels, "auto")
         _check_pixels(path, file.pixels.shape[:2], max_megapixels)
     except UserError as error:
         raise UserError(str(error).replace(str(path), path.name)) from error
