@@ -10,7 +10,7 @@ import numpy as np
 
 from r2c_gan import __version__
 from r2c_gan.dicom import read, silence_pydicom
-from r2c_gan.dicom_grayscale import number, said, value_of
+from r2c_gan.dicom_grayscale import HeaderError, number, said, value_of
 from r2c_gan.files import atomic_path
 from r2c_gan.image_limits import ImageError
 from r2c_gan.images import with_channels
@@ -188,8 +188,7 @@ def _derived(source, image, description, salt, patient):
     if acquisition:
         new.ContributingEquipmentSequence = [*(new.get("ContributingEquipmentSequence") or []), acquisition]
     if patient is not None:
-        burned_in = str(value_of(source, "BurnedInAnnotation") or "").strip(" \0").upper() == "YES"
-        _remove_identity(new, salt, patient, burned_in)
+        _remove_identity(new, salt, patient, _is_burned_in(source))
 
     _set_pixels(new, source, image)
     new.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -315,7 +314,7 @@ def _valid_copy(dataset, kept, kept_inside, invalid):
     `kept` and, in the items of sequences, `kept_inside` are functions of tag and keyword.
     """
     from pydicom import config
-    from pydicom.datadict import keyword_for_tag
+    from pydicom.datadict import dictionary_VR, keyword_for_tag
     from pydicom.dataelem import DataElement
     from pydicom.dataset import Dataset
 
@@ -326,6 +325,8 @@ def _valid_copy(dataset, kept, kept_inside, invalid):
             continue
         try:
             element = dataset[tag]
+            if element.VR not in dictionary_VR(tag).split(" or "):
+                raise ValueError(f"VR {element.VR}")
             value = element.value
             if element.VR == "SQ":
                 value = [_valid_copy(item, kept_inside, kept_inside, invalid) for item in value]
@@ -343,11 +344,11 @@ def _acquisition_equipment(source, deidentify, invalid):
     if not deidentify:
         keywords |= {"InstitutionName", "InstitutionAddress", "StationName", "InstitutionalDepartmentName"}
         keywords |= {"DeviceSerialNumber", "DateOfLastCalibration", "TimeOfLastCalibration"}
-    if not source.get("Manufacturer"):
-        return None
     item = _valid_copy(source, lambda _, keyword: keyword in keywords, lambda *_: False, invalid)
     for keyword in [element.keyword for element in item if element.VM == 0]:
         delattr(item, keyword)
+    if "Manufacturer" not in item:
+        return None
     item.PurposeOfReferenceCodeSequence = [_code("109101", "DCM", "Acquisition Equipment")]
     return item
 
@@ -368,6 +369,15 @@ def _remove_identity(new, salt, patient, burned_in):
         new.PatientIdentityRemoved = "YES"
         new.DeidentificationMethodCodeSequence = [_code("113100", "DCM", "Basic Application Confidentiality Profile")]
     new.LongitudinalTemporalInformationModified = "REMOVED"
+
+
+def _is_burned_in(source):
+    """Whether the header says that there is text in the pixels, or may be meant to."""
+    try:
+        said = value_of(source, "BurnedInAnnotation")
+    except HeaderError:
+        return True
+    return bool(said) and str(said).strip(" \0").upper() != "NO"
 
 
 def _code(value, scheme, meaning):

@@ -59,10 +59,15 @@ def read(path, data, window):
     except MemoryError as error:
         raise ImageError(f"{path}: not enough memory to decode it") from error
     except HeaderError as error:
-        raise ImageError(f"{path}: {error}") from error
+        raise ImageError(f"{path}: {_printable(error)}") from error
     except Exception as error:  # pydicom parses values when they are first touched, and raises many kinds
-        raise ImageError(f"{path}: damaged DICOM file ({said(error)})") from error
+        raise ImageError(f"{path}: damaged DICOM file ({_printable(said(error))})") from error
     return (image[..., None] if image.ndim == 2 else image), dataset, scaling, says
+
+
+def _printable(text):
+    """Text in which nothing of a file can move a terminal's cursor."""
+    return "".join(sign if sign.isprintable() else "?" for sign in str(text))
 
 
 def silence_pydicom():
@@ -365,6 +370,6 @@ def _header_text(dataset, keyword):
     """A value as text in capitals without padding; empty if it is missing or broken."""
     try:
         value = value_of(dataset, keyword)
-    except HeaderError:
+        return "" if value is None else str(value).strip(" \0").upper()
+    except Exception:  # a sequence in its place is parsed only when it is made text
         return ""
-    return "" if value is None else str(value).strip(" \0").upper()

@@ -1,5 +1,7 @@
 """Derived DICOM images: what they say, what they keep, what de-identification leaves; transfer syntaxes."""
 
+import shutil
+import subprocess
 import threading
 
 import numpy as np
@@ -246,6 +248,128 @@ def test_what_belongs_to_no_study_has_no_derived_image(tmp_path, stored, missing
         derived_dicom.derived(whole.dicom, whole.pixels[:20], "", SALT)
 
 
+def derive_in_the_wild(tmp_path, monkeypatch, source):
+    """`derive` of a source that pydicom's strict rules would refuse to read; what is written follows them."""
+    monkeypatch.setattr(config.settings, "reading_validation_mode", config.IGNORE)
+    file = images.read_file(source)
+    monkeypatch.setattr(config.settings, "reading_validation_mode", config.RAISE)
+    dataset, left_out = derived_dicom.derived(file.dicom, file.pixels, "Restored.", SALT)
+    derived_dicom.write(tmp_path / "derived.dcm", dataset)
+    return pydicom.dcmread(tmp_path / "derived.dcm"), left_out
+
+
+def replace_bytes(path, keyword, old, new):
+    """Changes the first `old` behind an element's tag, in the bytes; both have one length."""
+    tag, data = pydicom.tag.Tag(keyword), path.read_bytes()
+    start = data.index(tag.group.to_bytes(2, "little") + tag.element.to_bytes(2, "little"))
+    path.write_bytes(data[:start] + data[start:].replace(old, new, 1))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("keyword", "old", "new"),
+    [
+        ("ImagerPixelSpacing", b"0.1\\0.1 ", b"0.1     "),
+        ("ImagerPixelSpacing", b"0.1\\0.1 ", b"abc\\0.1 "),
+        ("ImagerPixelSpacing", b"0.1\\0.1 ", b"inf\\0.1 "),
+        ("PatientAge", b"064Y", b"064 "),
+        ("Manufacturer", b"LO\x06\0Maker ", b"ZZ\x06\0Maker "),
+        ("StationName", b"SH\x06\0ROOM7 ", b"US\x06\0ROOM7 "),
+        ("BurnedInAnnotation", b"CS\x02\0NO", b"UL\x02\0NO"),
+    ],
+)
+def test_broken_values_are_left_out_and_told(tmp_path, stored, monkeypatch, keyword, old, new):
+    source = replace_bytes(write_dicom(tmp_path / "a.dcm", stored, **study()), keyword, old, new)
+    assert new in source.read_bytes()
+    derived, left_out = derive_in_the_wild(tmp_path, monkeypatch, source)
+    assert left_out == [keyword]
+    assert keyword not in derived or keyword == "Manufacturer"  # that of the new image
+
+
+@pytest.mark.parametrize(("number", "expected"), [("2147483647", 2147482647), ("-5", 995), ("2147482647", 2147483647)])
+def test_series_numbers_stay_in_their_range(tmp_path, stored, number, expected):
+    derived, _ = derive(tmp_path, write_dicom(tmp_path / "a.dcm", stored, **study(SeriesNumber=number)))
+    assert derived.SeriesNumber == expected
+
+
+def test_a_series_number_that_is_none_is_left_out(tmp_path, stored, monkeypatch):
+    path = write_dicom(tmp_path / "a.dcm", stored, **study(SeriesNumber="2147483647"))
+    source = replace_bytes(path, "SeriesNumber", b"2147483647", b"4561151171")
+    derived, left_out = derive_in_the_wild(tmp_path, monkeypatch, source)
+    assert derived.SeriesNumber is None and left_out == ["SeriesNumber"]
+
+
+@pytest.mark.parametrize("kinds", ["ORIGINAL", "DERIVED", ["ORIGINAL", "PRIMARY"], None])
+def test_image_types_of_few_values(tmp_path, stored, kinds):
+    derived, _ = derive(tmp_path, write_dicom(tmp_path / "a.dcm", stored, **study(ImageType=kinds or "")))
+    assert list(derived.ImageType) == ["DERIVED", "SECONDARY"]
+
+
+@pytest.mark.parametrize("known", [b"ISO_IR 100", b"NO_SUCH 12"])
+def test_character_sets(tmp_path, stored, monkeypatch, known):
+    path = write_dicom(tmp_path / "a.dcm", stored, **study(SpecificCharacterSet="ISO_IR 100", PatientName="Müller^J"))
+    replace_bytes(path, "SpecificCharacterSet", b"ISO_IR 100", known)
+    derived, _ = derive_in_the_wild(tmp_path, monkeypatch, path)
+    assert derived.SpecificCharacterSet == ("ISO_IR 100" if known == b"ISO_IR 100" else "ISO_IR 192")
+    assert known != b"ISO_IR 100" or derived.PatientName == "Müller^J"
+
+
+def test_pixels_of_32_bits_are_written_in_16(tmp_path):
+    levels = np.linspace(0, 2**32 - 1, 24 * 30).astype(np.uint32).reshape(24, 30)
+    derived, _ = derive(tmp_path, write_dicom(tmp_path / "a.dcm", levels, 32, **study()))
+    assert (derived.BitsAllocated, derived.BitsStored, derived.HighBit) == (16, 16, 15)
+    np.testing.assert_allclose(derived.pixel_array / 65535, levels / (2**32 - 1), atol=1e-5)
+
+
+def test_what_cannot_be_read_again_does_not_count_as_written(tmp_path, stored):
+    file = images.read_file(write_dicom(tmp_path / "a.dcm", stored, **study()))
+
+    def dataset():
+        return derived_dicom.derived(file.dicom, file.pixels, "Restored.", SALT)[0]
+
+    for keyword, value in [
+        ("BitsStored", 32),
+        ("PixelRepresentation", 1),
+        ("PhotometricInterpretation", "MONOCHROME1"),
+    ]:
+        wrong = dataset()
+        setattr(wrong, keyword, value)
+        with pytest.raises(ImageError, match=r"b\.dcm"):
+            derived_dicom.write(tmp_path / "b.dcm", wrong)
+    unwritable = dataset()
+    unwritable["PatientID"]._value = 5
+    with pytest.raises(ImageError, match=r"b\.dcm: the DICOM file cannot be written"):
+        derived_dicom.write(tmp_path / "b.dcm", unwritable)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.dcm"]
+
+
+@pytest.mark.parametrize(
+    ("elements", "kept"),
+    [
+        ({"Laterality": "", "PixelAspectRatio": ""}, set()),
+        ({"Laterality": "R", "PixelAspectRatio": [1, 2]}, {"Laterality"}),
+        ({"PixelAspectRatio": [1, 2], "PixelSpacing": None, "ImagerPixelSpacing": None}, {"PixelAspectRatio"}),
+        ({"PixelAspectRatio": [1, 1], "PixelSpacing": None, "ImagerPixelSpacing": None}, set()),
+        ({"PixelAspectRatio": "", "PixelSpacing": None, "ImagerPixelSpacing": None}, set()),
+    ],
+)
+def test_conditional_attributes_are_not_written_empty(tmp_path, stored, elements, kept):
+    elements = {key: value for key, value in study(**elements).items() if value is not None}
+    source = write_dicom(tmp_path / "a.dcm", stored, **elements)
+    derived, _ = derive(tmp_path, source)
+    assert {key for key in ("Laterality", "PixelAspectRatio") if key in derived} == kept
+
+
+@pytest.mark.skipif(not shutil.which("dciodvfy"), reason="dicom3tools is not installed")
+@pytest.mark.parametrize("patient", [None, "ANON-0001"])
+def test_a_validator_finds_no_error(tmp_path, stored, patient):
+    elements = study(Laterality="", PixelAspectRatio="", RequestAttributesSequence=[])
+    del elements["RequestAttributesSequence"]
+    derive(tmp_path, write_dicom(tmp_path / "a.dcm", stored, **elements), patient=patient)
+    said = subprocess.run(["dciodvfy", str(tmp_path / "derived.dcm")], capture_output=True, text=True).stderr
+    assert not [line for line in said.splitlines() if line.startswith("Error")]
+
+
 # --- de-identification -----------------------------------------------------------------------------------------------
 
 
@@ -267,6 +391,42 @@ def test_nothing_of_the_patient_is_left(tmp_path, stored):
     assert derived.PatientSex == derived.StudyDate == derived.PatientBirthDate == ""
     assert derived.BurnedInAnnotation == "NO" and list(derived.PixelSpacing) == [0.15, 0.2]
     assert not [element for element in derived.iterall() if element.VR in ("DA", "TM", "DT") and element.value]
+
+
+def test_nothing_of_the_patient_is_left_inside_of_sequences(tmp_path, stored):
+    """An item may hold any attribute; only what makes a code stays, in the codes inside of it too."""
+
+    def code(value, meaning):
+        item = Dataset()
+        item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "SCT", meaning
+        item.PatientName, item.PatientID, item.StudyDate = "Doe^Jane", "P-4711", "20040826"
+        item.ContextUID, item.SOPInstanceUID, item.OperatorsName = "1.2.3.77", "1.2.3.3", "Poe^Paul"
+        item.ContextGroupVersion = "20040826"
+        item.add_new(0x00091010, "LO", "Jane again")
+        return item
+
+    region, view = code("51185008", "Chest structure"), code("399348003", "antero-posterior projection")
+    region.AnatomicRegionModifierSequence = [code("24028007", "Right")]
+    view.ReferencedImageSequence = [code("1", "Jane")]
+    elements = study(AnatomicRegionSequence=[region], ViewCodeSequence=[view])
+    derived, _ = derive(tmp_path, write_dicom(tmp_path / "a.dcm", stored, **elements), patient="ANON-0001")
+    written = (tmp_path / "derived.dcm").read_bytes()
+    for secret in ("Doe", "Jane", "P-4711", "20040826", "1.2.3.77", "1.2.3.3", "Poe"):
+        assert secret.encode() not in written, secret
+    assert derived.AnatomicRegionSequence[0].CodeMeaning == "Chest structure"
+    assert derived.AnatomicRegionSequence[0].AnatomicRegionModifierSequence[0].CodeValue == "24028007"
+    assert derived.ViewCodeSequence[0].CodeValue == "399348003"
+    kept, _ = derive(tmp_path, tmp_path / "a.dcm")
+    assert kept.AnatomicRegionSequence[0].PatientID == "P-4711"  # nothing was asked for
+
+
+@pytest.mark.parametrize("said", ["YES", "NO", ""])
+def test_text_in_the_pixels_is_identity(tmp_path, stored, said):
+    source = write_dicom(tmp_path / "a.dcm", stored, **study(BurnedInAnnotation=said))
+    derived, _ = derive(tmp_path, source, patient="ANON-0001")
+    assert derived.PatientIdentityRemoved == ("NO" if said == "YES" else "YES")
+    assert ("DeidentificationMethodCodeSequence" in derived) == (said != "YES")
+    assert derived.PatientID == "ANON-0001" and "not removed" in " ".join(derived.DeidentificationMethod)
 
 
 def test_replaced_uids_agree_between_files(tmp_path, stored):
