@@ -2,7 +2,8 @@
 
   r2c-gan-view --model runs/paper
 
-It needs the extra `view`, works without a network, and deletes what was uploaded when it ends (Ctrl-C).
+It needs the extra `view`, works without a network, and deletes what was uploaded when it ends (Ctrl-C), or at its next
+start if it was killed.
 Research only, not for diagnosis.
 """
 
@@ -16,10 +17,12 @@ import threading
 
 from absl import flags
 
+from r2c_gan import files
 from r2c_gan.cli import program
 from r2c_gan.errors import Interrupted, UserError
 
 FLAGS = flags.FLAGS
+SCRATCH = "r2c-gan-view-"
 
 flags.DEFINE_string("model", None, "A run folder, a SavedModel of r2c-gan-export, or pretrained.")
 flags.DEFINE_string("checkpoint", "auto", "Of a run: latest, best, an epoch, or auto (best if validated, else latest).")
@@ -37,8 +40,9 @@ def main():
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
     previous = tempfile.tempdir
-    with tempfile.TemporaryDirectory(prefix="r2c-gan-view-") as folder:
-        tempfile.tempdir = folder  # half-read uploads too
+    files.sweep_scratch(tempfile.gettempdir(), SCRATCH)
+    with files.scratch_folder(tempfile.gettempdir(), SCRATCH) as scratch:
+        tempfile.tempdir = folder = str(scratch)  # half-read uploads too
         try:
             _serve(folder, port)
         except KeyboardInterrupt:

@@ -5,6 +5,8 @@ scrolling; so the comparison is a range input over two images.
 """
 
 import html
+import secrets
+import shutil
 import time
 from pathlib import Path
 
@@ -113,7 +115,8 @@ def build(restorer, path, work, max_megapixels, max_upload_mb):
     Args:
         restorer: a `Restorer`.
         path: what it was loaded from.
-        work: an empty folder for the newest download.
+        work: an empty folder for the downloads, each in a folder that nobody can guess: Gradio serves what lies there
+            to whoever knows its name.
         max_megapixels: limit of an upload, in millions of pixels.
         max_upload_mb: limit of an upload, in megabytes; said on the page.
 
@@ -122,22 +125,27 @@ def build(restorer, path, work, max_megapixels, max_upload_mb):
     """
     import gradio as gr
 
-    def restore(upload, passes):
+    def restore(upload, passes, before):
         off = gr.DownloadButton(value=None, interactive=False)
+        forget(before)
         if not upload:
-            return _EMPTY, off
+            return _EMPTY, off, None
         started = time.monotonic()
         try:
             opened = case.open_case(restorer, upload, int(passes), max_megapixels)
         except UserError as error:
-            return error_html(str(error)), off
+            return error_html(str(error)), off, None
         shown = result_html(opened, time.monotonic() - started, int(passes))
-        # The one before was handed over when its request ended: restorations run one at a time.
-        for old in Path(work).iterdir():
-            old.unlink()
-        download = Path(work) / f"{Path(upload).stem}_restored.png"
+        folder = secrets.token_urlsafe(32)
+        download = Path(work, folder, f"{Path(upload).stem}_restored.png")
+        download.parent.mkdir(mode=0o700)
         download.write_bytes(case.png(opened.result.image, opened.bits))
-        return shown, gr.DownloadButton(value=str(download), interactive=True)
+        return shown, gr.DownloadButton(value=str(download), interactive=True), folder
+
+    def forget(folder):
+        """Deletes a download that its page no longer shows."""
+        if folder is not None:
+            shutil.rmtree(Path(work, folder), ignore_errors=True)
 
     with gr.Blocks(title="R2C-GAN viewer", analytics_enabled=False, delete_cache=(600, KEPT_SECONDS)) as page:
         gr.HTML(
@@ -166,11 +174,12 @@ def build(restorer, path, work, max_megapixels, max_upload_mb):
             with gr.Column(scale=3, min_width=300):
                 shown = gr.HTML(_EMPTY, js_on_load=(HERE / "compare.js").read_text(encoding="utf-8"), elem_id="result")
         gr.HTML(model_html(path, restorer))
+        mine = gr.State(None, time_to_live=KEPT_SECONDS, delete_callback=forget)  # of this page alone
         gr.on(
             [upload.change, passes.input],
             restore,
-            [upload, passes],
-            [shown, download],
+            [upload, passes, mine],
+            [shown, download, mine],
             concurrency_limit=1,
             trigger_mode="always_last",
             api_visibility="private",
