@@ -4,6 +4,7 @@ import json
 import pickle
 import shutil
 import zipfile
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -144,6 +145,50 @@ class SavesDeepInside(SavesWhenCalled):
         return {"restored": inner(image)}
 
 
+class RunsPython(tf.Module):
+    """Calls whatever Python function has that number in the process."""
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.float32)])
+    def serve(self, image):
+        return {"restored": tf.numpy_function(lambda x: x, [image], tf.float32)}
+
+
+class PrintsIntoFiles(tf.Module):
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.float32)])
+    def serve(self, image):
+        tf.print("was here", output_stream="file:///tmp/never")
+        return {"restored": image}
+
+
+class HoldsAnAsset(tf.Module):
+    """Knows the path of a file that comes with it, and reads it."""
+
+    def __init__(self, path):
+        super().__init__()
+        path.write_text("a")
+        self.asset = tf.saved_model.Asset(str(path))
+
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.float32)])
+    def serve(self, image):
+        return {"label": tf.io.read_file(self.asset.asset_path)}
+
+
+class InABranch(tf.Module):
+    """Writes in a function that is an attribute of an operation of another function."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = str(path)
+
+    @tf.function(input_signature=[tf.TensorSpec((), tf.float32)])
+    def serve(self, image):
+        def write():
+            with tf.control_dependencies([tf.io.write_file(self.path, "was here")]):
+                return tf.identity(image)
+
+        return {"restored": tf.cond(image > 0, write, lambda: image)}
+
+
 class TableFromFile(tf.Module):
     """Reads a file when it is loaded, to fill a table."""
 
@@ -175,9 +220,16 @@ def test_the_attacks_work_where_nothing_is_checked(tmp_path):
         (lambda path: SavesWhenCalled(path), "serve"),
         (lambda path: SavesDeepInside(path), "inner"),
         (lambda path: TableFromFile(path), "object resource"),
+        (lambda path: RunsPython(), "PyFunc"),
+        (lambda path: PrintsIntoFiles(), "PrintV2"),
+        (lambda path: HoldsAnAsset(path), "object asset"),
+        (lambda path: InABranch(path), "WriteFile"),
     ],
-    ids=["writes a file", "reads files", "writes a checkpoint", "writes one deep inside", "reads a file on loading"],
-)
+    ids=[
+        "writes a file", "reads files", "writes a checkpoint", "writes one deep inside", "reads a file on loading",
+        "runs Python", "prints into files", "holds an asset", "writes in a branch",
+    ],
+)  # fmt: skip
 def test_a_model_that_touches_files_is_not_loaded(kind, operation, exported, tmp_path, monkeypatch):
     module = kind(tmp_path / "written")
     tf.saved_model.save(module, str(tmp_path / "evil"), signatures={"serving_default": module.serve})
@@ -187,16 +239,118 @@ def test_a_model_that_touches_files_is_not_loaded(kind, operation, exported, tmp
         saved_models.load(folder)
 
 
-def test_the_writing_of_checkpoints_cannot_be_called(exported, tmp_path):
-    """Every SavedModel carries a function that writes files; in this one an object refers to it."""
-    folder = shutil.copytree(exported, tmp_path / "evil")
+def changed(exported, folder, change):
+    """A copy of an export that was changed by `change(library, objects, name of the function that writes)`."""
+    shutil.copytree(exported, folder)
     model = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
-    functions = model.meta_graphs[0].graph_def.library.function
-    (writes,) = [f.signature.name for f in functions if any(node.op == "SaveV2" for node in f.node_def)]
-    model.meta_graphs[0].object_graph_def.concrete_functions[writes].SetInParent()
+    library, objects = model.meta_graphs[0].graph_def.library, model.meta_graphs[0].object_graph_def
+    (writes,) = [f.signature.name for f in library.function if any(node.op == "SaveV2" for node in f.node_def)]
+    change(library, objects, writes)
     (folder / "saved_model.pb").write_bytes(model.SerializeToString())
+    return with_record_of(folder, exported), writes
+
+
+def first(objects, kind):
+    return next(getattr(node, kind) for node in objects.nodes if node.WhichOneof("kind") == kind)
+
+
+def an_operation(library):
+    """One of a function that stays."""
+    return next(node for f in library.function for node in f.node_def if node.op == "AddV2")
+
+
+CALLS = {
+    "among the functions": lambda library, objects, name: objects.concrete_functions[name].SetInParent(),
+    "as a bare function": lambda library, objects, name: setattr(
+        first(objects, "bare_concrete_function"), "concrete_function_name", name
+    ),
+    "of a function object": lambda library, objects, name: first(objects, "function").concrete_functions.append(name),
+    "of a captured tensor": lambda library, objects, name: setattr(
+        objects.nodes.add().captured_tensor, "concrete_function", name
+    ),
+    "in an operation": lambda library, objects, name: setattr(an_operation(library).attr["f"].func, "name", name),
+    "in a list": lambda library, objects, name: setattr(an_operation(library).attr["f"].list.func.add(), "name", name),
+    "of a function": lambda library, objects, name: setattr(library.function[0].attr["f"].func, "name", name),
+    "as a gradient": lambda library, objects, name: setattr(library.gradient.add(), "gradient_func", name),
+    "for all gradients": lambda library, objects, name: setattr(
+        library.registered_gradients.add(), "gradient_func", name
+    ),
+    "as an operation": lambda library, objects, name: setattr(an_operation(library), "op", name),
+}
+
+
+@pytest.mark.parametrize("where", CALLS)
+def test_the_writing_of_checkpoints_cannot_be_called(where, exported, tmp_path, monkeypatch):
+    """Every SavedModel carries a function that writes files; in these something refers to it."""
+    folder, writes = changed(exported, tmp_path / "evil", CALLS[where])
+    monkeypatch.setattr(tf.saved_model, "load", lambda path: pytest.fail("it was loaded"))
     with pytest.raises(UserError, match=f"not loaded: .*{writes}"):
-        saved_models.load(with_record_of(folder, exported))
+        saved_models.load(folder)
+
+
+def operations(folder):
+    graph = (
+        saved_model_pb2.SavedModel.FromString((Path(folder) / "saved_model.pb").read_bytes()).meta_graphs[0].graph_def
+    )
+    return {node.op for nodes in (graph.node, *(f.node_def for f in graph.library.function)) for node in nodes}
+
+
+def test_what_writes_checkpoints_is_not_loaded_at_all(exported, monkeypatch):
+    seen = []
+
+    def load(path, original=tf.saved_model.load):
+        seen.append(operations(path))
+        return original(path)
+
+    monkeypatch.setattr(tf.saved_model, "load", load)
+    saved_models.load(exported)
+    assert {"SaveV2", "RestoreV2"} < operations(exported)
+    assert not {"SaveV2", "RestoreV2"} & seen[0] and "Conv2D" in seen[0]
+
+
+def unused_writer(library, objects, name):
+    function = library.function.add()
+    function.signature.name = "nobody_calls_this"
+    function.node_def.add(name="a", op="WriteFile")
+
+
+def named_as_an_operation(library, objects, name):
+    """A function may have the name of an operation; which of the two a node means is TensorFlow's affair."""
+    function = library.function.add()
+    function.signature.name = "WriteFile"
+    an_operation(library).op = "WriteFile"
+
+
+def object_of_another_kind(library, objects, name):
+    objects.nodes.add().user_object.identifier = "_tf_keras_layer"
+
+
+def registered_object(library, objects, name):
+    objects.nodes.add(registered_name="their.Class").user_object.identifier = "_generic_user_object"
+
+
+@pytest.mark.parametrize(
+    "change, found",
+    [
+        (unused_writer, "WriteFile"),
+        (named_as_an_operation, "WriteFile"),
+        (object_of_another_kind, "object _tf_keras_layer"),
+        (registered_object, "object user_object"),
+    ],
+)
+def test_all_that_a_model_holds_is_looked_at(change, found, exported, tmp_path, monkeypatch):
+    folder, _ = changed(exported, tmp_path / "evil", change)
+    monkeypatch.setattr(tf.saved_model, "load", lambda path: pytest.fail("it was loaded"))
+    with pytest.raises(UserError, match=f"not loaded: .*{found}"):
+        saved_models.load(folder)
+
+
+def test_the_record_names_files_inside_only(altered):
+    folder, change = altered
+    for name in ("../outside", "/etc/hostname", ""):
+        change(files={name: {"sha256": ""}})
+        with pytest.raises(UserError, match=r"r2c_gan\.json: .*(which is not in|is not the name of a file)"):
+            saved_models.load(folder)
 
 
 def test_a_saved_model_of_the_first_kind_is_not_loaded(exported, tmp_path):
