@@ -16,6 +16,9 @@ import numpy as np
 
 from r2c_gan.image_limits import ImageError, check_size
 
+for _name in ("imagecodecs", "tifffile"):  # what is wrong with a file is said once, by ImageError
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
+
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the latter two: BigTIFF
 
@@ -393,7 +396,6 @@ def _tiff(path, data):
     """The first page of a TIFF."""
     import tifffile  # takes a quarter of a second
 
-    logging.getLogger("tifffile").disabled = True  # what is wrong is said once, by ImageError
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages[0]
         check_size(path, page.imagelength, page.imagewidth)
