@@ -6,13 +6,17 @@ ADDONS_PYTHON ?= python3.11
 ADDONS_VENV := .venv-addons
 JAX_VENV := .venv-jax
 
-.PHONY: quickstart test lint test-addons test-jax clean
+.PHONY: quickstart test test-all lint test-addons test-jax clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python -m experiments.quickstart --output_dir quickstart --overwrite
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
+
+# Also what is marked as slow: more mutated files for the reader, for one.
+test-all: $(VENV)/installed
+	$(BIN)/python -m pytest -m "slow or not slow" --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
