@@ -43,7 +43,7 @@ def atomic_path(path):
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix="".join(path.suffixes), dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=_prefix(path), suffix=_suffix(path), dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -57,6 +57,36 @@ def atomic_path(path):
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def leftovers(path):
+    """The temporary files that killed processes left of `atomic_path(path)`."""
+    path = Path(path)
+    return list(path.parent.glob(glob.escape(_prefix(path)) + "?" * 8 + glob.escape(_suffix(path))))
+
+
+def _prefix(path):
+    """Short, because a name of 250 bytes leaves a longer one no room, and the path's own: nobody else's are swept."""
+    return f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:10]}."
+
+
+def _suffix(path):
+    """The last two suffixes (.weights.h5, .tar.gz), as long as they are short: writers look at them."""
+    for kept in (2, 1):
+        suffix = "".join(path.suffixes[-kept:])
+        if len(os.fsencode(suffix)) <= 24:
+            return suffix
+    return ""
+
+
+def path_text(path):
+    """A path as text that is the same in every locale: its bytes read as UTF-8, the others kept (`surrogateescape`)."""
+    return os.fsencode(path).decode("utf-8", "surrogateescape")
+
+
+def text_path(text):
+    """The path of a text of `path_text`, or of a UTF-8 file read with `surrogateescape`."""
+    return Path(os.fsdecode(text.encode("utf-8", "surrogateescape")))
 
 
 def require_space(path, size):
@@ -82,9 +112,9 @@ def require_space(path, size):
 
 
 def write_text(path, text):
-    """Writes `text` as UTF-8, atomically."""
+    """Writes `text` as UTF-8, atomically; bytes of file names that are none are written as they are."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def write_json(path, value):
@@ -112,12 +142,15 @@ def read_json(path):
 
 
 def write_csv(path, rows, columns):
-    """Writes dictionaries as CSV with a header row, atomically.
+    """Writes dictionaries as CSV with a header row, atomically; text as in `write_text`.
 
     Text that a spreadsheet would run as a formula (it begins with `=`, `+`, `-`, `@`, a tab or a line break, and is no
     number) gets an apostrophe before it. `CsvReader` takes it off again.
     """
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows({name: _escaped(value) for name, value in row.items()} for row in rows)
