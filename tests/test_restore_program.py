@@ -2,10 +2,13 @@
 
 import contextlib
 import csv
+import dataclasses
+import errno
 import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import textwrap
@@ -19,10 +22,11 @@ from PIL import Image
 from test_cli import call  # noqa: F401 - a fixture
 from test_images import write_dicom
 
-from r2c_gan import file_restoration, images
+from r2c_gan import derived_dicom, figures, file_restoration, files, images
 from r2c_gan.cli.restore import find_sources
 from r2c_gan.errors import UserError
 from r2c_gan.file_restoration import COLUMNS, Journal, Settings, restore_files
+from r2c_gan.image_limits import NotAnImageError
 from r2c_gan.restoration import Restorer
 
 STUDY = {
@@ -104,7 +108,7 @@ def test_images_and_predictions(folder, tmp_path):
     assert [row["file"] for row in typed] == [row["file"] for row in rows]
     assert typed[0]["p_covid"] == float(rows[0]["p_covid"]) and typed[0]["label_changed"] is False
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        *("a.png", "b.png", "c.png", "deep", "journal.jsonl", "predictions.csv", "predictions.json")
+        *("a.png", "b.png", "c.png", "deep", "journal.jsonl", "predictions.csv", "predictions.json", "result.json")
     ]
 
 
@@ -266,12 +270,208 @@ def test_broken_files_are_named_and_the_rest_is_done(folder, tmp_path):
     assert [row["file"] for row in again.rows] == ["a.png", "b.png", "c.png", "deep/a.png", "deep/d.png"]
 
 
-def test_nothing_is_written_if_nothing_can_be_read(tmp_path):
+def test_the_tables_come_even_if_every_file_fails(tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "b.dcm").write_bytes(b"words")
     for size in ("model", "native"):
-        with pytest.raises(UserError, match=r"a\.png: .*nothing could be restored"):
-            restore_files(halving(), [(tmp_path / "a.png", "a.png")], tmp_path / "out", Settings(size=size))
-    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+        out = tmp_path / size
+        sources = [(tmp_path / name, name) for name in ("a.png", "b.dcm")]
+        for _ in range(2):  # the second run is not refused for what the first has written
+            outcome = restore_files(halving(), sources, out, Settings(size=size))
+            assert (outcome.rows, outcome.restored) == ([], 0)
+            assert [failure["file"] for failure in outcome.failures] == ["a.png", "b.dcm"]
+        assert read_rows(out) == [] == json.loads((out / "predictions.json").read_text())
+        assert len(json.loads((out / "result.json").read_text())["failures"]) == 2
+
+
+def test_any_exception_about_a_file_is_its_failure(folder, dicom_folder, tmp_path, monkeypatch):
+    """Whatever is raised by reading, deriving, drawing or writing, the others are done, and the name is told."""
+    reads, draws, derives = images.read_file, figures.save_restoration_panel, derived_dicom.derived
+
+    def breaking(function, word, error):
+        def broken(*arguments, **named):
+            if any(word in str(argument) for argument in (*arguments[:3], named)):
+                raise error
+            return function(*arguments, **named)
+
+        return broken
+
+    monkeypatch.setattr(images, "read_file", breaking(reads, "a.png", struct.error("argument\nout of range")))
+    monkeypatch.setattr(figures, "save_restoration_panel", breaking(draws, "panels/b.png", TypeError("no canvas")))
+    monkeypatch.setattr(derived_dicom, "derived", breaking(derives, "P-5", OverflowError("IS")))
+    told = []
+    outcome = restore_files(
+        halving(), sources_of(folder), tmp_path / "out", Settings(panels=True), batch_size=9, report=told.append
+    )
+    assert [row["file"] for row in outcome.rows] == ["a.dcm", "c.png", "deep/d.png"]
+    reasons = {failure["file"]: failure["reason"] for failure in outcome.failures}
+    assert sorted(reasons) == ["a.png", "b.png", "deep/a.png", "z.dcm"] and len(told) == 4
+    assert reasons["a.png"] == f"{folder / 'a.png'}: cannot be read (error: argument out of range)"
+    assert reasons["b.png"] == f"{folder / 'b.png'}: its panel cannot be drawn (TypeError: no canvas)"
+    assert "z.dcm: no DICOM image can be derived from it (OverflowError: IS); use --format=png" in reasons["z.dcm"]
+    for name in ("a.png", "b.png", "z.dcm"):
+        assert not (tmp_path / "out" / name).exists()
+    monkeypatch.undo()
+    assert restore_files(halving(), sources_of(folder), tmp_path / "out", Settings(panels=True)).restored == 4
+
+
+def test_a_batch_that_fails_is_tried_image_by_image(folder, tmp_path):
+    class Picky(Halving):
+        def __call__(self, batch):
+            if (batch < -0.25).any():  # deep/a.png and deep/d.png
+                raise RuntimeError("paddings must be less\n\tthan 1")
+            return super().__call__(batch)
+
+    for size in ("model", "native"):
+        outcome = restore_files(halving(Picky()), sources_of(folder), tmp_path / size, Settings(size=size))
+        assert [row["file"] for row in outcome.rows] == ["a.png", "b.png", "c.png"]
+        assert [failure["file"] for failure in outcome.failures] == ["deep/a.png", "deep/d.png"]
+        reason = outcome.failures[0]["reason"]
+        assert "deep/a.png: its 14 x 13 pixels cannot be restored" in reason.replace("14 x 14", "14 x 13")
+        assert "(RuntimeError: paddings must be less than 1)" in reason
+        assert ("use --size=model" in reason) == (size == "native")
+
+
+def test_values_that_are_not_finite_are_a_failure(folder, tmp_path, monkeypatch):
+    class Overflowing(Halving):
+        def __call__(self, batch):
+            image, probabilities = super().__call__(batch)
+            probabilities[batch.mean((1, 2, 3)) > 0.8] = np.nan  # a.png
+            image[abs(batch.mean((1, 2, 3)) - 0.5) < 0.1] = np.inf  # b.png
+            return image, probabilities
+
+    def read_file(path, *arguments):
+        file = reads(path, *arguments)
+        return dataclasses.replace(file, pixels=file.pixels * (np.nan if path.name == "c.png" else 1))
+
+    reads = images.read_file
+    monkeypatch.setattr(images, "read_file", read_file)
+    settings = Settings(size="native")
+    outcome = restore_files(halving(Overflowing()), sources_of(folder), tmp_path / "out", settings, batch_size=1)
+    reasons = [failure["reason"] for failure in outcome.failures]
+    assert [failure["file"] for failure in outcome.failures] == ["a.png", "b.png", "c.png"]
+    assert "a.png: the network gave values that are not finite" in reasons[0]
+    assert "c.png: has pixels that are not finite" in reasons[2]
+    assert [row["file"] for row in outcome.rows] == ["deep/a.png", "deep/d.png"]
+    assert not (tmp_path / "out" / "a.png").exists()
+
+
+def test_what_is_no_image_is_skipped(folder, tmp_path, monkeypatch):
+    def read_file(path, *arguments):
+        if path.name == "b.png":
+            raise NotAnImageError(f"{path}: a structured report, which holds no image")
+        return reads(path, *arguments)
+
+    reads = images.read_file
+    monkeypatch.setattr(images, "read_file", read_file)
+    outcome = restore_files(halving(), sources_of(folder), tmp_path / "out")
+    assert (outcome.failures, len(outcome.rows)) == ([], 4)
+    assert outcome.skipped == [
+        {"file": "b.png", "reason": f"{folder / 'b.png'}: a structured report, which holds no image"}
+    ]
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["skipped"] == outcome.skipped
+
+
+def test_links_fifos_and_long_names(folder, tmp_path):
+    """A loop of links is named; two links to one file, as git-annex makes them, are two files; 250 bytes are a name."""
+    (folder / "loop.png").symlink_to(folder / "loop.png")
+    (folder / "twin.png").symlink_to(folder / "a.png")
+    long = flat(folder / f"{'x' * 246}.png", 0.3)
+    uid = flat(folder / f"{'.12345' * 41}.png".lstrip("."), 0.3)
+    sources = find_sources(str(folder), tmp_path / "out")
+    assert len(sources) == 9
+    outcome = restore_files(halving(), sources, tmp_path / "out", Settings(panels=True))
+    assert [failure["file"] for failure in outcome.failures] == ["loop.png"]
+    assert "symbolic link" in outcome.failures[0]["reason"]
+    rows = {row["file"]: row for row in outcome.rows}
+    assert {long.name, uid.name, "twin.png", "a.png"} <= set(rows)
+    assert rows["twin.png"]["p_covid"] == rows["a.png"]["p_covid"] != rows[long.name]["p_covid"]
+    assert (tmp_path / "out" / "twin.png").read_bytes() == (tmp_path / "out" / "a.png").read_bytes()
+    flat(tmp_path / "new.png", -0.7)
+    (folder / "twin.png").unlink()
+    (folder / "twin.png").symlink_to(tmp_path / "new.png")  # another version of the film
+    assert restore_files(halving(), sources, tmp_path / "out", Settings(panels=True)).restored == 1
+
+
+def test_names_that_are_not_utf_8(tmp_path):
+    """The tables, the journal and what is printed hold the bytes of the name, in any locale, and so does a CSV read."""
+    names = [b"caf\xe9.png", "Thorax Müller $x$.png".encode(), b"=1+1.png"]
+    (tmp_path / "in").mkdir()
+    for level, name in enumerate(names):
+        flat(tmp_path / "made.png", level / 4).rename(os.fsdecode(os.fsencode(tmp_path / "in") + b"/" + name))
+    script = textwrap.dedent("""
+        import sys
+        from pathlib import Path
+        from r2c_gan import file_restoration, images, restoration
+        from r2c_gan.cli import program
+        from r2c_gan.cli.restore import FLAGS, find_sources
+
+        def halve(batch):
+            return batch / 2, [[0.25, 0.75]] * len(batch)
+
+        def main():
+            restorer = restoration.Restorer(halve, (8, 8), 1, 2, checksum="abc")
+            sources = find_sources(FLAGS.input, FLAGS.output)
+            outcome = file_restoration.restore_files(restorer, sources, "out", file_restoration.Settings(panels=True))
+            for row in outcome.rows:
+                print(row["file"])
+            print(outcome.failures, outcome.kept, file=sys.stderr)
+
+        program.run(main, "")
+    """)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+
+    def run(text, locale):
+        command = [sys.executable, "-c", script, "--model=x", "--output=out", f"--input={text}"]
+        variables = {**environment, "LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        return subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True)
+
+    found = run("in", "C")
+    assert found.returncode == 0 and found.stderr.splitlines()[-1] == b"[] 0"
+    assert sorted(os.listdir(os.fsencode(tmp_path / "out" / "panels"))) == sorted(names)
+    with (tmp_path / "out" / "predictions.csv").open(encoding="utf-8", errors="surrogateescape") as file:
+        rows = [row["file"].encode("utf-8", "surrogateescape") for row in files.CsvReader(file)]
+    assert rows == sorted(names)
+    typed = json.loads((tmp_path / "out" / "predictions.json").read_bytes())
+    assert [row["file"].encode("utf-8", "surrogateescape") for row in typed] == sorted(names)
+    # In another locale, and given as a list, all are finished.
+    (tmp_path / "in" / "list.csv").write_bytes(b"file\n" + b"\n".join(sorted(names)))
+    again = run("in/list.csv", "C.UTF-8")
+    assert again.stderr.splitlines()[-1] == b"[] 3"
+    assert again.stdout.split(b"\n")[:-1] == sorted(names)
+
+
+def test_large_images_are_read_one_at_a_time(folder, tmp_path, monkeypatch):
+    """What is decoded and not yet restored stays below the limit, whatever the number of readers."""
+    held, most, lock = 0, 0, threading.Lock()
+    reads = images.read_file
+    one = 10 * 14 * 4
+    for index in range(12):
+        flat(tmp_path / "many" / f"{index:02d}.png", 0.1)
+
+    def read_file(path, *arguments):
+        nonlocal held, most
+        with lock:
+            held += 1
+            most = max(most, held)
+        return reads(path, *arguments)
+
+    class Counting(Restorer):
+        def restore_batch(self, batch, *arguments):
+            nonlocal held
+            result = super().restore_batch(batch, *arguments)
+            with lock:
+                held -= len(batch)
+            return result
+
+    monkeypatch.setattr(images, "read_file", read_file)
+    restorer = Counting(Halving(), (8, 8), 1, 2, checksum="abc")
+    for limit, expected in ((4 * one, 5), (one // 2, 2)):  # and one that did not fit the batch
+        monkeypatch.setattr(file_restoration, "_IN_FLIGHT", limit)
+        most = 0
+        out = tmp_path / str(limit)
+        assert restore_files(restorer, sources_of(tmp_path / "many"), out, readers=8).restored == 12
+        assert held == 0 and most <= expected
 
 
 def test_too_large_for_memory_is_a_failure_with_a_hint(folder, tmp_path, monkeypatch):
@@ -288,13 +488,36 @@ def test_too_large_for_memory_is_a_failure_with_a_hint(folder, tmp_path, monkeyp
 
 def test_a_full_disk_ends_the_run(folder, tmp_path, monkeypatch):
     def full(path, image, bits):
-        raise UserError(f"{path}: cannot be written (No space left on device)")
+        if "d.png" not in path.name:
+            return writes(path, image, bits)
+        with files.atomic_path(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
 
+    writes = images.write_image
     monkeypatch.setattr(images, "write_image", full)
-    with pytest.raises(UserError, match="No space left"):
-        restore_files(halving(), sources_of(folder), tmp_path / "out")
+    with pytest.raises(UserError, match=r"d\.png: cannot be written \(No space left"):
+        restore_files(halving(), sources_of(folder), tmp_path / "out", batch_size=2)
+    assert len(read_rows(tmp_path / "out")) == 4  # what was done is written down
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["interrupted"] is True
     monkeypatch.undo()
-    assert restore_files(halving(), sources_of(folder), tmp_path / "out").restored == 5
+    assert restore_files(halving(), sources_of(folder), tmp_path / "out").restored == 1
+
+
+def test_ctrl_c_loses_nothing(folder, tmp_path):
+    class Interrupted(Halving):
+        def __call__(self, batch):
+            if len(self.shapes) == 4:  # two calls a batch
+                raise KeyboardInterrupt
+            return super().__call__(batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        restore_files(halving(Interrupted()), sources_of(folder), tmp_path / "out", batch_size=2)
+    assert [row["file"] for row in read_rows(tmp_path / "out")] == ["a.png", "b.png", "c.png", "deep/a.png"]
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert (result["images"], result["interrupted"]) == (4, True)
+    again = restore_files(halving(), sources_of(folder), tmp_path / "out")
+    assert (again.restored, again.kept) == (1, 4)
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["interrupted"] is False
 
 
 # --- going on --------------------------------------------------------------------------------------------------------
@@ -308,7 +531,7 @@ def test_what_is_finished_is_left_alone(folder, tmp_path):
     assert (again.restored, again.kept) == (0, 5) and network.shapes == []
     after = snapshot(tmp_path / "out")
     changed = {path.name for path in after if after[path] != before.get(path)}
-    assert changed <= {"predictions.csv", "predictions.json"}
+    assert changed <= {"predictions.csv", "predictions.json", "result.json"}
     assert read_rows(tmp_path / "out") == again.rows and len(again.rows) == 5
 
 
@@ -338,6 +561,36 @@ def test_the_same_name_from_elsewhere_is_refused(folder, tmp_path):
         restore_files(halving(), [(other, Path("a.png"))], tmp_path / "out")
     moved = Path(shutil.move(folder, tmp_path / "moved"))  # the same files in another place are finished, though
     assert restore_files(halving(), sources_of(moved), tmp_path / "out").kept == 5
+
+
+@pytest.mark.parametrize("damage", [b"", b"cut", b"X"], ids=["empty", "cut short", "one byte"])
+@pytest.mark.parametrize("path", ["a.png", "panels/a.png"])
+def test_what_is_no_longer_as_it_was_written_is_done_again(folder, tmp_path, path, damage):
+    settings = Settings(panels=True)
+    first = restore_files(halving(), sources_of(folder), tmp_path / "out", settings)
+    path = tmp_path / "out" / path
+    whole = path.read_bytes()
+    path.write_bytes({b"": b"", b"cut": whole[:-1], b"X": whole[:-1] + b"X"}[damage])
+    again = restore_files(halving(), sources_of(folder), tmp_path / "out", settings)
+    assert (again.restored, again.kept) == (1, 4) and again.rows == first.rows
+    assert path.read_bytes() == whole
+    os.utime(path, (1, 1))
+    assert restore_files(halving(), sources_of(folder), tmp_path / "out", settings).kept == 5  # touched only
+
+
+def test_a_file_of_another_folder_is_known_by_its_contents(folder, tmp_path):
+    """The same name, size and time are not the same film."""
+    restore_files(halving(), sources_of(folder)[:1], tmp_path / "out")
+    other = tmp_path / "other" / "a.png"
+    other.parent.mkdir()
+    data = bytearray((folder / "a.png").read_bytes())
+    data[-5] ^= 1  # of the checksum of IEND
+    other.write_bytes(data)
+    status = (folder / "a.png").stat()
+    (folder / "a.png").unlink()
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    outcome = restore_files(halving(), [(other, Path("a.png"))], tmp_path / "out")
+    assert outcome.kept == 0
 
 
 @pytest.mark.parametrize(
@@ -397,6 +650,45 @@ def test_collisions_are_refused(folder, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_panels_and_results_do_not_meet(folder, tmp_path):
+    flat(folder / "panels" / "a.png", 0.2)
+    with pytest.raises(UserError, match=r"panels/a\.png: its result would lie among the panels"):
+        restore_files(halving(), sources_of(folder), tmp_path / "out", Settings(panels=True))
+    assert not (tmp_path / "out").exists()
+    assert restore_files(halving(), sources_of(folder), tmp_path / "out").restored == 6
+    mine = flat(tmp_path / "new" / "panels" / "a.png", 0.2)
+    before = mine.read_bytes()
+    with pytest.raises(UserError, match=r"new/panels/a\.png: exists already"):
+        restore_files(halving(), sources_of(folder)[:1], tmp_path / "new", Settings(panels=True))
+    with pytest.raises(UserError, match="would overwrite the input"):
+        restore_files(halving(), [(folder / "b.png", "b.png"), (mine, "c.png")], mine.parents[1], Settings(panels=True))
+        restore_files(halving(), [(folder / "a.png", "a.png"), (mine, "c.png")], mine.parents[1], Settings(panels=True))
+    assert mine.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["predictions.csv", "result.json"])
+def test_tables_of_others_are_refused(folder, tmp_path, name):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("mine")
+    with pytest.raises(UserError, match=f"{name}: exists already"):
+        restore_files(halving(), sources_of(folder), tmp_path / "out")
+    assert (tmp_path / "out" / name).read_text() == "mine"
+    assert restore_files(halving(), sources_of(folder), tmp_path / "out", overwrite=True).restored == 5
+
+
+def test_output_inside_input(folder, tmp_path, capsys):
+    out = folder / "restored"
+    for kept in (0, 5, 5):
+        sources = find_sources(str(folder), out)
+        outcome = restore_files(halving(), sources, out, Settings(panels=True))
+        assert (len(outcome.rows), outcome.kept, outcome.failures) == (5, kept, [])
+    assert "its 10 images are no inputs" in capsys.readouterr().err
+    assert len(find_sources(f"{folder}/**/*.png", out)) == 5
+    with pytest.raises(UserError, match="is the input folder, too"):
+        find_sources(str(folder), folder)
+    assert len(find_sources(str(folder / "deep"), folder)) == 2  # the output folder holds the input: no result is one
+
+
 def test_one_process_at_a_time(folder, tmp_path):
     """A second run into the same folder is refused while the first is at work."""
     entered, leave = threading.Event(), threading.Event()
@@ -443,12 +735,44 @@ def test_a_damaged_journal_is_named(folder, tmp_path):
         restore_files(halving(), sources_of(folder), tmp_path / "out")
 
 
+def test_damaged_lines_are_done_again(folder, tmp_path):
+    """A journal of before probabilities were checked, edited, or of a bad disk."""
+    first = restore_files(halving(), sources_of(folder), tmp_path / "out")
+    journal = tmp_path / "out" / "journal.jsonl"
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    finished = [index for index, line in enumerate(lines) if "file" in line]
+    lines[finished[0]]["p_covid"] = "nan"
+    lines[finished[1]]["bytes"] = float("nan")
+    del lines[finished[2]]["output"]
+    texts = [json.dumps(line) for line in lines]
+    texts[finished[3]] = texts[finished[3]][:40]
+    texts[1:1] = ["", "[1, 2]", "null", '{"file": ["a"]}', '{"writing": 3}', '{"patient": []}', "\x00\xff"]
+    journal.write_text("\n".join(texts) + "\n")
+    again = restore_files(halving(), sources_of(folder), tmp_path / "out")
+    assert (again.restored, again.kept) == (4, 1) and again.rows == first.rows
+    assert restore_files(halving(), sources_of(folder), tmp_path / "out").kept == 5
+
+
+def test_a_damaged_line_gives_no_placeholder_away_twice(dicom_folder, tmp_path):
+    import pydicom
+
+    settings, names = Settings(deidentify=True), names_of(dicom_folder)
+    restore_files(halving(), names[:2], tmp_path / "out", settings)
+    journal = tmp_path / "out" / "journal.jsonl"
+    journal.write_text(journal.read_text().replace('{"patient"', '{"pat'))
+    restore_files(halving(), names[2:], tmp_path / "out", settings)
+    found = {str(pydicom.dcmread(path).PatientID) for path in (tmp_path / "out").glob("*.dcm")}
+    assert len(found) == 2
+
+
 def test_leftovers_of_a_kill_are_swept(folder, tmp_path):
     restore_files(halving(), sources_of(folder)[:1], tmp_path / "out")
     with Journal(tmp_path / "out", file_restoration._record(halving(), Settings())) as journal:
         journal.announce(["b.png"])
-    leftover = tmp_path / "out" / ".b.x1y2z3_4.png"
-    leftover.write_bytes(b"half")
+    with files.atomic_path(tmp_path / "out" / "b.png") as leftover:
+        leftover.write_bytes(b"half")
+        os.link(leftover, tmp_path / "half")
+    os.rename(tmp_path / "half", leftover)
     (tmp_path / "out" / "b.png").write_bytes(b"whole, but not in the journal")
     outcome = restore_files(halving(), sources_of(folder), tmp_path / "out")
     assert not leftover.exists()
@@ -546,6 +870,7 @@ def test_inputs_that_mean_nothing(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.csv").write_text("path\na.png\n")
     (tmp_path / "none.csv").write_text("file\n")
+    (tmp_path / "quote.csv").write_text('file,note\na.png,"open\nb.png,\nc.png,\n')
     (tmp_path / "binary.csv").write_bytes(b"file\n\xff\xfe\x00")
     for text, says in [
         ("nowhere", "no such file or folder"),
@@ -557,6 +882,8 @@ def test_inputs_that_mean_nothing(folder, tmp_path):
         (str(tmp_path / "binary.csv"), "not a readable CSV"),
         (str(tmp_path / "gone.csv"), "no such file"),
         (" , ", "names no file"),
+        (str(tmp_path / "quote.csv"), "not a readable CSV (unexpected end of data)"),
+        (",".join([f"{tmp_path}/nowhere-{index}.png" for index in range(300)]), "no such file"),
     ]:
         with pytest.raises(UserError, match="--input") as caught:
             find_sources(text)

@@ -1,9 +1,14 @@
 """What every program shares: absl start-up, errors as one line, the record of its flags."""
 
+import codecs
+import contextlib
+import logging
 import os
+import re
 import sys
 import tempfile
 import warnings
+from pathlib import Path
 
 from absl import app, flags
 
@@ -14,8 +19,10 @@ from r2c_gan.errors import Interrupted, UserError
 def run(main, usage):
     """Parses the flags, calls `main()` and exits.
 
-    A `UserError` and a wrong flag become one line on standard error and exit code 1; an interruption, one line and
-    128 plus the signal's number (Ctrl-C: 130, SIGTERM: 143).
+    A `UserError`, a wrong flag and a file that the system will not read or write become one line on standard error and
+    exit code 1; an interruption, one line and 128 plus the signal's number (Ctrl-C: 130, SIGTERM: 143). Where nobody
+    reads what is printed any more (`| head`), the program ends without a word, with 141, as one does of SIGPIPE.
+    What libraries warn of is not shown, unless Python is asked to (`python -W default`).
 
     Args:
         main: a function of no arguments.
@@ -25,28 +32,109 @@ def run(main, usage):
     # Of a bright film from a file; `Restorer` says it to callers whose arrays may have another range.
     warnings.filterwarnings("ignore", message="all values lie in")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's notes on its own start
+    _ready_streams()
+    _quiet_libraries()
 
     def guarded(arguments):
         if len(arguments) > 1:
             raise UserError(f"{arguments[1]!r}: unexpected argument; everything is given by --flags, see --help")
         return main()
 
+    code = 0
     try:
         app.run(guarded, flags_parser=lambda arguments: _parse(arguments, usage))
+    except SystemExit as stop:
+        code = stop.code
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        code = _say(f"error: {error}", 1)
     except ModuleNotFoundError as error:
         if error.name != "tensorflow":
             raise
-        print("error: this needs TensorFlow, which is not installed: pip install tensorflow", file=sys.stderr)
-        sys.exit(1)
+        code = _say("error: this needs TensorFlow, which is not installed: pip install tensorflow", 1)
     except Interrupted as interruption:
-        print(f"interrupted: {interruption}", file=sys.stderr)
-        sys.exit(128 + interruption.signal)
+        code = _say(f"interrupted: {interruption}", 128 + interruption.signal)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        code = _say("interrupted", 130)
+    except BrokenPipeError:
+        code = _UNREAD
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        code = _say(f"error: {where}{error.strerror}", 1)
+    sys.exit(_flushed(code))
+
+
+_UNREAD = 128 + 13  # SIGPIPE
+
+
+def _ready_streams():
+    """Makes standard output and error usable, if they were closed, and fit for any file name, in any locale."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # or the next file that is opened would get the number, and what libraries print
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=_ERRORS)
+
+
+_ERRORS = "r2c_gan.names"
+
+
+def _encode_name(error):
+    """Bytes of file names as they are; other characters that a stream cannot hold as escapes."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)
+
+
+codecs.register_error(_ERRORS, _encode_name)
+
+
+def _quiet_libraries():
+    """What is wrong with a file is said once, by us."""
+    if not sys.warnoptions:
+        warnings.showwarning = _show_warning
+    for name in ("PIL", "pydicom", "pylibjpeg", "tifffile", "matplotlib"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+        logging.getLogger(name).disabled = True  # pydicom sets its level when it is imported
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None):
+    path = Path(filename)
+    top = Path(files.__file__).parents[1]
+    if path.is_relative_to(top) and path.relative_to(top).parts[0] in ("r2c_gan", "data_prep", "experiments"):
+        _say(f"warning: {message}", 0)
+
+
+def _say(text, code):
+    """Prints a line on standard error, if somebody reads it; returns `code`."""
+    text = re.sub(r"\s*[\x00-\x1f\x7f]+\s*", " ", text)
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
+    return code
+
+
+def _flushed(code):
+    """Writes out what is buffered; returns the exit code. Python itself would complain of a closed pipe at its end."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            code = code or _UNREAD
+        except (OSError, ValueError) as error:
+            code = _say(f"error: standard output: {error.strerror}", 1) if isinstance(error, OSError) else code or 1
+        else:
+            continue
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return code
 
 
 def _parse(arguments, usage):
@@ -57,9 +145,14 @@ def _parse(arguments, usage):
             print(flags.FLAGS.module_help(module).strip().partition("\n")[2])
         sys.exit(0)
     try:
-        return flags.FLAGS(arguments)
-    except flags.Error as error:
+        rest = flags.FLAGS(arguments)
+    except (flags.Error, UnicodeError) as error:
         raise UserError(str(error).removeprefix("FATAL Flags parsing error:").strip()) from error
+    for name in flags.FLAGS:
+        flag = flags.FLAGS[name]
+        if flag.value == "" and flag.default is None and _is_ours(flags.FLAGS.find_module_defining_flag(name)):
+            raise UserError(f"--{name} is empty: give it a value, or leave it out")  # a path of "" is the folder itself
+    return rest
 
 
 def start_tensorflow(only=False):

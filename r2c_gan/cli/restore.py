@@ -14,6 +14,8 @@ Research only, not for diagnosis.
 import contextlib
 import csv
 import glob
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from tqdm import tqdm
 
 from r2c_gan import files
 from r2c_gan.cli import program
-from r2c_gan.errors import UserError
+from r2c_gan.errors import Interrupted, UserError
 
 FLAGS = flags.FLAGS
 
@@ -64,45 +66,32 @@ def main():
     for name in ("iterations", "batch_size", "readers"):
         if FLAGS[name].value < 1:
             raise UserError(f"--{name}={FLAGS[name].value}: must be at least 1")
-    sources = find_sources(FLAGS.input)
+    sources = find_sources(FLAGS.input, FLAGS.output)
     program.start_tensorflow()
     from r2c_gan.file_restoration import Settings, restore_files
     from r2c_gan.restoration import Restorer
 
     settings = Settings(FLAGS.iterations, FLAGS.size, FLAGS.detail, FLAGS.format, FLAGS.deidentify, FLAGS.panels)
     restorer = Restorer.load(FLAGS.model, FLAGS.checkpoint)
-    outcome = restore_files(
-        restorer,
-        sources,
-        FLAGS.output,
-        settings,
-        FLAGS.batch_size,
-        FLAGS.readers,
-        FLAGS.overwrite,
-        progress=_progress_bar,
-        report=lambda failure: tqdm.write(f"skipped: {failure['reason']}", file=sys.stderr),
-    )
+    with _ended_in_order():
+        outcome = restore_files(
+            restorer,
+            sources,
+            FLAGS.output,
+            settings,
+            FLAGS.batch_size,
+            FLAGS.readers,
+            FLAGS.overwrite,
+            progress=_progress_bar,
+            report=lambda failure: tqdm.write(f"skipped: {failure['reason']}", file=sys.stderr),
+        )
     program.write_flags(FLAGS.output)
-    labels = [row["label"] for row in outcome.rows]
-    counts = {label: labels.count(label) for label in sorted(set(labels))}
-    changed = sum(row["label_changed"] == "yes" for row in outcome.rows)
-    result = {
-        "model": restorer.source,
-        "images": len(outcome.rows),
-        "restored_now": outcome.restored,
-        "finished_before": outcome.kept,
-        "iterations": settings.iterations,
-        "size": settings.size,
-        "detail": settings.detail,
-        "labels": counts,
-        "labels_changed": changed,
-        "failures": outcome.failures,
-        "dicom_attributes_left_out": outcome.left_out,
-    }
-    files.write_json(Path(FLAGS.output) / "result.json", result)
     before = f", {outcome.kept} of them finished before" if outcome.kept else ""
-    print(f"{len(outcome.rows)} images ({', '.join(f'{n} {label}' for label, n in counts.items())}){before}; ", end="")
-    print(f"{changed} change their label when restored -> {FLAGS.output}")
+    labels = ", ".join(f"{count} {label}" for label, count in outcome.labels.items())
+    print(f"{len(outcome.rows)} images{f' ({labels})' if labels else ''}{before}; ", end="")
+    print(f"{outcome.labels_changed} change their label when restored -> {FLAGS.output}")
+    if outcome.skipped:
+        print(f"{len(outcome.skipped)} files skipped: not an image")
     if FLAGS.deidentify:
         print("Text burned into pixels, file names and journal.jsonl may still identify patients.")
     print("Research only, not for diagnosis.", flush=True)
@@ -114,51 +103,89 @@ def main():
 
 
 @contextlib.contextmanager
+def _ended_in_order():
+    """SIGTERM ends the block as Ctrl-C does: what was done is written down first."""
+
+    def end(number, frame):
+        raise KeyboardInterrupt(number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except KeyboardInterrupt as interruption:
+        number = interruption.args[0] if interruption.args else signal.SIGINT
+        raise Interrupted("what is finished is kept; the same command goes on from there", number) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
 def _progress_bar(total):
-    with tqdm(total=total, desc="restoring", unit="image") as bar:
+    with tqdm(total=total, desc="restoring", unit="image", disable=None) as bar:
         yield bar.update
 
 
-def find_sources(text):
+def find_sources(text, output=None):
     """The files that --input means, as a list of (file, its name in the output folder), each file once.
 
+    Two links to one file are two files. What lies in the output folder is left out of folders and globs, or the results
+    of one run would be inputs of the next.
+
+    Args:
+        text: the value of --input.
+        output: the output folder.
+
     Raises:
-        UserError: if a part of it means nothing, or a CSV cannot be used.
+        UserError: if a part of it means nothing, a folder is the output folder too, or a CSV cannot be used.
     """
-    parts = [text] if Path(text).exists() else [part.strip() for part in text.split(",") if part.strip()]
+    parts = [text] if os.path.exists(text) else [part.strip() for part in text.split(",") if part.strip()]
     found = {}
     for part in parts:
-        for file, name in _sources_of(part):
-            found.setdefault(file.resolve(), (file, name))
+        for file, name in _sources_of(part, output):
+            found.setdefault(file.absolute(), (file, name))
     if not found:
         raise UserError(f"--input={text}: names no file")
     return list(found.values())
 
 
-def _sources_of(part):
+def _sources_of(part, output):
     from r2c_gan import images
 
     path = Path(part)
-    if path.is_dir():
-        found = images.list_images(path, recursive=True, unnamed_dicom=True)
+    if os.path.isdir(path):
+        if output is not None and os.path.realpath(output) == os.path.realpath(path):
+            raise UserError(f"--output={output}: is the input folder, too; give another folder")
+        found = _without_results(images.list_images(path, recursive=True, unnamed_dicom=True), path, output)
         if not found:
             raise UserError(f"--input={part}: holds no image ({', '.join(images.IMAGE_SUFFIXES)})")
         return [(file, file.relative_to(path)) for file in found]
     if path.suffix.lower() == ".csv":
         return _sources_of_csv(path)
-    if path.exists():
+    if os.path.lexists(path):
         return [(path, Path(path.name))]
     if glob.has_magic(part):
-        return _sources_of_glob(part)
+        return _sources_of_glob(part, output)
     raise UserError(f"--input={part}: no such file or folder")
 
 
-def _sources_of_glob(pattern):
+def _without_results(found, folder, output):
+    """The files found in an input folder that do not lie in an output folder below it."""
+    if output is None or Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(output)):
+        return found
+    top = Path(os.path.realpath(output))
+    kept = [file for file in found if not Path(os.path.realpath(file.parent)).is_relative_to(top)]
+    if len(kept) < len(found):
+        print(f"--output={output} lies in --input: its {len(found) - len(kept)} images are no inputs", file=sys.stderr)
+    return kept
+
+
+def _sources_of_glob(pattern, output):
     """Files that match, named relative to the folder before the first wildcard."""
     parts = Path(pattern).parts
     fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
     top = Path(*parts[:fixed])
-    found = [Path(file) for file in sorted(glob.glob(pattern, recursive=True)) if Path(file).is_file()]
+    found = [Path(file) for file in sorted(glob.glob(pattern, recursive=True)) if not os.path.isdir(file)]
+    found = _without_results(found, top, output)
     if not found:
         raise UserError(f"--input={pattern}: no file matches")
     return [(file, file.relative_to(top)) for file in found]
@@ -167,16 +194,19 @@ def _sources_of_glob(pattern):
 def _sources_of_csv(path):
     """Files of the column `file`, named as there if they lie below the CSV's folder, otherwise by their last part."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = files.CsvReader(file)
+        # Names need not be UTF-8. `strict`, or all that follows an open quote would be one name.
+        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            reader = files.CsvReader(file, strict=True)
             rows = list(reader)
     except FileNotFoundError as error:
         raise UserError(f"--input={path}: no such file") from error
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"--input={path}: not a readable CSV ({error})") from error
+    if any("\0" in value for row in rows for value in row.values() if isinstance(value, str)):
+        raise UserError(f"--input={path}: not a readable CSV (it holds NUL bytes; it must be UTF-8)")
     if "file" not in (reader.fieldnames or []):
         raise UserError(f"--input={path}: has no column 'file'")
-    names = [Path(row["file"]) for row in rows if row["file"]]
+    names = [files.text_path(row["file"]) for row in rows if row["file"]]
     if not names:
         raise UserError(f"--input={path}: lists no file")
     return [
