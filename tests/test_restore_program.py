@@ -350,7 +350,7 @@ def test_values_that_are_not_finite_are_a_failure(folder, tmp_path, monkeypatch)
     outcome = restore_files(halving(Overflowing()), sources_of(folder), tmp_path / "out", settings, batch_size=1)
     reasons = [failure["reason"] for failure in outcome.failures]
     assert [failure["file"] for failure in outcome.failures] == ["a.png", "b.png", "c.png"]
-    assert "a.png: the network gave values that are not finite" in reasons[0]
+    assert "a.png: the model gives values that are not finite" in reasons[0]
     assert "c.png: has pixels that are not finite" in reasons[2]
     assert [row["file"] for row in outcome.rows] == ["deep/a.png", "deep/d.png"]
     assert not (tmp_path / "out" / "a.png").exists()
