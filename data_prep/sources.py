@@ -111,8 +111,11 @@ def read_header(path):
     import pydicom
 
     names = {"patient": "PatientID", "view": "ViewPosition", "modality": "Modality"}
-    header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(names.values()))
-    values = {key: str(header.get(name) or "").strip() for key, name in names.items()}
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(names.values()))
+        values = {key: str(header.get(name) or "").strip() for key, name in names.items()}
+    except Exception:  # pydicom raises many kinds; reading the image says what is wrong
+        return {}
     return {key: value for key, value in values.items() if value.lower() not in _NOBODY}
 
 

@@ -161,6 +161,8 @@ def _shown(path, dataset, window):
             f"SamplesPerPixel {integer(dataset, 'SamplesPerPixel')} with PhotometricInterpretation {kind}"
         )
     depth = Depth.of(dataset)
+    for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored"):  # integers, whatever the type that the file gave
+        dataset.add_new(keyword, "US", integer(dataset, keyword))
     if kind in _COLOUR:  # it has neither a modality nor a VOI transformation
         if depth.signed or depth.high != depth.stored - 1:
             raise HeaderError("colour pixels that are signed or shifted are not supported")
@@ -171,19 +173,30 @@ def _shown(path, dataset, window):
     stored = depth.values(containers)
     padding = depth.padding(dataset, containers, stored)
     valid = None if padding is None else ~padding
-    values, full = rescaled(dataset, stored, depth.ends, depth.signed)
-    image, scaling = windowed(dataset, values, full[0]) if window.prefers_own else (None, None)
+    image, scaling = _by_its_own_window(dataset, stored, depth) if window.prefers_own else (None, None)
     if image is None:
+        values, full = rescaled(dataset, stored, depth.ends, depth.signed)
         scaled = window.scale(values, full, depth.stored > 8, valid)
         image, scaling, says = scaled.pixels, scaled.scaling, scaled.warning
     else:
-        image = (image * 2 - 1).astype(np.float32)
         says = warning(image, valid)
     if kind == "MONOCHROME1":
         image = -image
     if padding is not None:
         image[padding] = -1
     return image, scaling, says
+
+
+def _by_its_own_window(dataset, stored, depth):
+    """`windowed` of stored values, float32 in [-1, 1]; (None, None) if the header has neither VOI LUT nor window."""
+    low, high = depth.ends
+    few = depth.stored <= 16  # one entry for each value that there can be is less work than one for each pixel
+    values, full = rescaled(dataset, np.arange(low, high + 1) if few else stored, depth.ends, depth.signed)
+    shown, scaling = windowed(dataset, values, full[0])
+    if shown is None:
+        return None, None
+    shown = (shown * 2 - 1).astype(np.float32)
+    return (shown[stored.astype(np.int32) - low] if few else shown), scaling
 
 
 def _decoded(dataset, depth, kind):

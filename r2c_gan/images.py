@@ -220,7 +220,7 @@ def write_image(path, image, bits=8):
         bits: 8 or 16.
 
     Raises:
-        UserError: if the file cannot be written.
+        UserError: if the file cannot be written; `ImageError` if it would not be read as what was meant.
         ValueError: for another suffix, shape or number of bits, or if a value is not finite.
     """
     if Path(path).suffix.lower() != ".png":
@@ -235,6 +235,9 @@ def write_image(path, image, bits=8):
         encoded = raster.with_significant_bits(encoded, bits, 1 if pixels.ndim == 2 or pixels.shape[-1] == 1 else 3)
     with atomic_path(path) as temporary:
         temporary.write_bytes(encoded)
+        again = cv2.imdecode(np.frombuffer(temporary.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+        if again is None or not np.array_equal(again.squeeze(), pixels.squeeze()):
+            raise ImageError(f"{path}: what was written is not what can be read again")
 
 
 def to_uint(image, bits=8):

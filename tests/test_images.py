@@ -493,3 +493,10 @@ def test_resize_of_one_pixel_and_a_wrong_shape():
     np.testing.assert_allclose(images.resize(np.full((1, 1, 3), 0.5), 4, 6), np.full((4, 6, 3), 0.5))
     with pytest.raises(ValueError, match="shape"):
         images.resize(np.zeros((4, 5)), 2, 2)
+
+
+def test_what_cannot_be_read_again_does_not_count_as_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(images.cv2, "imdecode", lambda *_: np.zeros((4, 5), np.uint8))
+    with pytest.raises(ImageError, match=r"a\.png: what was written is not what can be read again"):
+        images.write_image(tmp_path / "a.png", np.ones((4, 5, 1)))
+    assert list(tmp_path.iterdir()) == []
