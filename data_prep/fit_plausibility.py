@@ -1,0 +1,48 @@
+"""Describes the training films of a model, so that images unlike them are warned of; a training does so by itself.
+
+  python -m data_prep.fit_plausibility --datasets_dir dataset --output runs/older/plausibility.npz
+
+For a run of an older version, or weights from elsewhere. See r2c_gan/plausibility.py.
+"""
+
+from pathlib import Path
+
+from absl import flags
+from tqdm import tqdm
+
+from r2c_gan import images, plausibility
+from r2c_gan.cli import program
+from r2c_gan.errors import UserError
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string("datasets_dir", None, "The datasets folder of the training; trainA/ and trainB/ are read.")
+flags.DEFINE_string("output", None, "plausibility.npz in the run folder.")
+flags.DEFINE_integer("readers", 2, "Threads that read files.")
+flags.mark_flags_as_required(["datasets_dir", "output"])
+
+
+def main():
+    output = Path(FLAGS.output)
+    if output.name != plausibility.FILE:
+        raise UserError(f"--output={output}: must be called {plausibility.FILE}, as it is looked for by that name")
+    if FLAGS.readers < 1:
+        raise UserError(f"--readers={FLAGS.readers}: must be at least 1")
+    folders = [Path(FLAGS.datasets_dir) / name for name in ("trainA", "trainB")]
+    domains = [images.list_images(folder, recursive=True) for folder in folders]
+    count = sum(map(len, domains))
+    fitted = plausibility.fit_files(
+        domains, FLAGS.readers, lambda films: tqdm(films, "reading", min(count, plausibility.MOST), unit="film")
+    )
+    if fitted is None:
+        raise UserError(f"--datasets_dir={FLAGS.datasets_dir}: {count} films; {plausibility.FEWEST} are needed")
+    fitted.save(output)
+    print(f"{min(count, plausibility.MOST)} films -> {output}")
+
+
+def console():
+    program.run(main, __doc__)
+
+
+if __name__ == "__main__":
+    console()
