@@ -18,6 +18,7 @@ FLAGS = flags.FLAGS
 
 flags.DEFINE_string("datasets_dir", None, "The datasets folder of the training; trainA/ and trainB/ are read.")
 flags.DEFINE_string("output", None, "plausibility.npz in the run folder.")
+flags.DEFINE_string("window", "auto", "Which stored values become black and white, as in r2c-gan-train.")
 flags.DEFINE_integer("readers", 2, "Threads that read files.")
 flags.mark_flags_as_required(["datasets_dir", "output"])
 
@@ -31,13 +32,14 @@ def main():
     folders = [Path(FLAGS.datasets_dir) / name for name in ("trainA", "trainB")]
     domains = [images.list_images(folder, recursive=True) for folder in folders]
     count = sum(map(len, domains))
+    used = min(count, plausibility.MOST)
     fitted = plausibility.fit_files(
-        domains, FLAGS.readers, lambda films: tqdm(films, "reading", min(count, plausibility.MOST), unit="film")
+        domains, FLAGS.window, FLAGS.readers, lambda films: tqdm(films, "reading", used, unit="film")
     )
     if fitted is None:
         raise UserError(f"--datasets_dir={FLAGS.datasets_dir}: {count} films; {plausibility.FEWEST} are needed")
     fitted.save(output)
-    print(f"{min(count, plausibility.MOST)} films -> {output}")
+    print(f"{used} films -> {output}")
 
 
 def console():

@@ -1,6 +1,7 @@
 """The run folder: what a training leaves behind, and how it is read again.
 
     RUN/config.json                          the model's and the training's configuration
+    RUN/plausibility.npz                     what the training films look like, see `plausibility`
     RUN/flags.txt, RUN/result.json           what was asked for, what came out
     RUN/history.csv, RUN/losses.png          losses, epoch by epoch
     RUN/events/                              the same for TensorBoard

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import keras
 
-from r2c_gan import __version__, files, images, model_card, saved_models
+from r2c_gan import __version__, files, images, model_card, plausibility, saved_models
 from r2c_gan.data import CLASSES
 from r2c_gan.errors import UserError
 from r2c_gan.networks import GENERATOR_STRIDE
 
 
-def export_saved_model(model, folder, source=None, origin=None):
+def export_saved_model(model, folder, source=None, origin=None, films=None):
     """Writes the restorer of a model as a SavedModel, with `r2c_gan.json` and `model_card.md` beside it.
 
     Its signatures:
@@ -29,6 +29,7 @@ def export_saved_model(model, folder, source=None, origin=None):
         folder: the folder to make; it must not exist, or be empty.
         source: dictionary that says where the weights come from.
         origin: a `model_card.Origin`, for the card.
+        films: the `plausibility.Plausibility` of the training films, which is written beside the model, or None.
 
     Raises:
         UserError: if the folder holds something already, or cannot be written.
@@ -44,6 +45,8 @@ def export_saved_model(model, folder, source=None, origin=None):
         with files.scratch_folder(folder.parent, f".{folder.name}.") as scratch:
             temporary = scratch / "new"
             archive.write_out(temporary, verbose=False)
+            if films is not None:
+                films.save(temporary / plausibility.FILE)
             exported = model_card.checksums(temporary)
             files.write_json(
                 temporary / saved_models.RECORD, {"format": saved_models.FORMAT, **description, "files": exported}

@@ -8,8 +8,8 @@ features, and stores their mean and covariance in `plausibility.npz`, which goes
     statistics  how strong edges and fine detail are, how well edges and tones lie as in the mean film, and how far the
                 structure lies towards films that are turned, negative or cropped, along Fisher's discriminants
 
-An image's unlikeness is the larger of its two Mahalanobis distances (Lee et al. 2018), each over the distance that 99.5%
-of held-out films stay below; more than 1 is a warning. Features are taken at 64 x 64 pixels and do not depend on
+An image's unlikeness is the larger of its two Mahalanobis distances (Lee et al. 2018), each over the distance that
+99.5% of held-out films stay below; more than 1 is a warning. Features are taken at 64 x 64 pixels and do not depend on
 brightness and contrast, because poor films are what the network is for.
 """
 
@@ -27,7 +27,7 @@ FILE = "plausibility.npz"
 FEWEST = 50
 """Films that are needed for a covariance and a threshold."""
 
-MOST = 2000  # films that are read: more would make it slower, and hardly better
+MOST = 1500  # films that are read: more would make it slower, and hardly better
 QUANTILE = 0.995  # of held-out films, below the threshold
 _SIDE, _CELLS, _DIRECTIONS, _TONES = 64, 6, 8, 16
 # What training films are changed into, to learn in which direction such images differ from films.
@@ -262,11 +262,12 @@ def _whitening(features):
     return mean, np.linalg.cholesky(precision) / scale[:, None]
 
 
-def fit_files(domains, readers=2, progress=lambda iterable: iterable):
+def fit_files(domains, window="auto", readers=2, progress=lambda iterable: iterable):
     """`fit` of the films of training domains, at most `MOST`, spread evenly over their files.
 
     Args:
         domains: list of sequences of files.
+        window: which stored values become black and white, a `Window` or its text.
         readers: threads that read.
         progress: wraps the iterable of films, for a progress bar.
 
@@ -280,9 +281,9 @@ def fit_files(domains, readers=2, progress=lambda iterable: iterable):
     if len(chosen) < FEWEST:
         return None
     chosen = [chosen[index] for index in np.unique(np.linspace(0, len(chosen) - 1, MOST).round().astype(int))]
+
+    def described(number):
+        return describe_film(images.read_image(chosen[number], 1, window), number)
+
     with concurrent.futures.ThreadPoolExecutor(readers) as pool:
-        return fit(list(progress(pool.map(_read_film, chosen, range(len(chosen))))))
-
-
-def _read_film(file, number):
-    return describe_film(images.read_image(file, 1), number)
+        return fit(list(progress(pool.map(described, range(len(chosen))))))

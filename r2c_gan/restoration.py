@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from r2c_gan import checkpoints, files, images, layers, memory, pretrained, saved_models
+from r2c_gan import checkpoints, files, images, layers, memory, plausibility, pretrained, saved_models
 from r2c_gan.data import CLASSES
 from r2c_gan.errors import UserError
 from r2c_gan.networks import GENERATOR_STRIDE
@@ -54,11 +54,16 @@ class RestoredImage:
         before: float32 [classes], the head's probabilities on the input. This is what the paper's classification
             figures are about.
         after: float32 [classes], the head's probabilities on `image`.
+        unlikeness: how unlike the training films the input is, see `plausibility`; more than 1 is suspicious. None if
+            the model does not tell.
+        warning: why the input may be no chest radiograph, in words; None if nothing speaks against it.
     """
 
     image: np.ndarray
     before: np.ndarray
     after: np.ndarray
+    unlikeness: float | None = None
+    warning: str | None = None
 
     @property
     def label_changed(self):
@@ -83,9 +88,12 @@ class Restorer:
             `network`.
         config: the arguments of the `R2CGAN`, where they are known; `size="native"` predicts its memory from them.
         checksum: SHA-256 of what was loaded, or None.
+        films: the `plausibility.Plausibility` of the training films, or None.
     """
 
-    def __init__(self, network, size, channels, stride, source=None, classify=None, config=None, checksum=None):
+    def __init__(
+        self, network, size, channels, stride, source=None, classify=None, config=None, checksum=None, films=None
+    ):
         self.network = network
         self.size = tuple(size)
         self.channels = channels
@@ -94,10 +102,11 @@ class Restorer:
         self.classify = classify or (lambda batch: network(batch)[1])
         self.config = config or {}
         self.checksum = checksum
+        self.films = films
 
     @classmethod
-    def of_model(cls, model, source=None):
-        """The restorer of an `R2CGAN`."""
+    def of_model(cls, model, source=None, films=None):
+        """The restorer of an `R2CGAN`; `source` and `films` as in the class."""
         import keras
 
         config, generator = model.config, model.restorer
@@ -111,6 +120,7 @@ class Restorer:
             classify=head.predict_on_batch,
             config=config,
             checksum=(source or {}).get("sha256"),
+            films=films,
         )
 
     @classmethod
@@ -125,14 +135,15 @@ class Restorer:
             UserError: if it is neither, or cannot be read.
         """
         if str(path) == pretrained.NAME:
-            return cls.of_model(*pretrained.load())
+            return cls.of_model(*pretrained.load(), plausibility.Plausibility.load(pretrained.FOLDER))
         path = Path(path)
         if (path / "saved_model.pb").is_file():
             return cls._of_saved_model(path)
         if not path.is_dir():
             raise UserError(f"{path}: no such folder; give a run folder, a SavedModel or the word {pretrained.NAME}")
         model, chosen = checkpoints.load_model(path, checkpoint)
-        return cls.of_model(model, {"run": path.name, "epoch": chosen.epoch, "sha256": chosen.sha256})
+        source = {"run": path.name, "epoch": chosen.epoch, "sha256": chosen.sha256}
+        return cls.of_model(model, source, plausibility.Plausibility.load(path))
 
     @classmethod
     def _of_saved_model(cls, path):
@@ -154,6 +165,7 @@ class Restorer:
             record.get("source"),
             config=record.get("model"),
             checksum=files.sha256(path / saved_models.RECORD),  # which holds the checksums of all the others
+            films=plausibility.Plausibility.load(path),
         )
 
     def __call__(self, batch, iterations=1):
@@ -246,7 +258,9 @@ class Restorer:
             result = self._passes(poor, iterations)
             restored = [_carry_back(*trio, detail) for trio in zip(batch, poor, result.passes[-1], strict=True)]
             after = self._probabilities(self._at_model_size(restored))
-        return [RestoredImage(*row) for row in zip(restored, result.probabilities[0], after, strict=True)]
+        judged = [plausibility.judge(self.films, image) for image in batch]
+        rows = zip(restored, result.probabilities[0], after, judged, strict=True)
+        return [RestoredImage(*row, *judgement) for *row, judgement in rows]
 
     def predicted_memory(self, height, width, count=1):
         """Peak bytes of restoring `count` images at their own size; None where the network is not known.

@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from r2c_gan import callbacks, checkpoints, data, files, metrics
+from r2c_gan import callbacks, checkpoints, data, files, metrics, plausibility
 from r2c_gan.data import CLASSES, UnpairedStream, read_batches, read_domain
 from r2c_gan.errors import UserError
 from r2c_gan.evaluation import Evaluation
@@ -294,6 +294,7 @@ def _train(config, domains, validation, begin):
     if backend.leads():
         begin()
         checkpoints.write_config(run, config.model_config(), dataclasses.asdict(config))
+        _describe_films(config, domains)
     with Interruption() as interruption:
         # An epoch that was interrupted is finished by a `fit` of its own, because it has fewer steps than the others.
         ends = [epoch + 1, config.epochs] if unfinished else [config.epochs]
@@ -306,6 +307,21 @@ def _train(config, domains, validation, begin):
 
     result = _result(config, model, domains, validation, steps, started) if backend.leads() else None
     return backend.share(result)
+
+
+def _describe_films(config, domains):
+    """Writes `plausibility.npz`, by which the run tells what is unlike its films, unless they are too few."""
+    path = Path(config.output_dir) / plausibility.FILE
+    if path.is_file():
+        return
+    total = min(sum(map(len, domains)), plausibility.MOST)
+    fitted = plausibility.fit_files(
+        [domain.files for domain in domains],
+        config.window,
+        progress=lambda films: tqdm(films, "describing films", total, unit="film", leave=False),
+    )
+    if fitted is not None:
+        fitted.save(path)
 
 
 def _result(config, model, domains, validation, steps, started):

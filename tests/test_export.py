@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from r2c_gan import checkpoints, export, images, saved_models
+from r2c_gan import checkpoints, export, images, plausibility, saved_models
 from r2c_gan.errors import UserError
 from r2c_gan.model import R2CGAN
 from r2c_gan.networks import METHODS
@@ -140,6 +140,18 @@ def test_labels_follow_the_probabilities(tmp_path):
             outputs = loaded.signatures[name](encoded=tf.constant([gray.getvalue()] * 2))
             assert outputs["label"].numpy().tolist() == [label, label]
         assert set(outputs) == {"restored_png_bytes", "probabilities", "label"}
+
+
+def test_the_films_go_along(model, tmp_path):
+    """And are among the files whose checksums are looked at."""
+    rng = np.random.default_rng(0)
+    films = [plausibility.describe_film(rng.uniform(-1, 1, (16, 16, 1)), number) for number in range(60)]
+    films = plausibility.fit(films)
+    export.export_saved_model(model, tmp_path / "exported", films=films)
+    assert Restorer.load(tmp_path / "exported").films.arrays.keys() == films.arrays.keys()
+    (tmp_path / "exported" / "plausibility.npz").write_bytes(b"other")
+    with pytest.raises(UserError, match=r"plausibility\.npz: damaged"):
+        Restorer.load(tmp_path / "exported")
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1.01", "-1.01", "255"])

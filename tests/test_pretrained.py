@@ -69,6 +69,11 @@ def test_an_installation_without_weights_says_so(tmp_path, monkeypatch):
         Restorer.load("pretrained")
 
 
+def test_the_shipped_weights_know_their_films():
+    films = Restorer.load("pretrained").films
+    assert films.score(np.random.default_rng(0).uniform(-1, 1, (64, 64, 1))) > 1
+
+
 def test_what_cannot_be_shipped_is_refused(model, tmp_path, monkeypatch):
     monkeypatch.setattr(pretrained, "LARGEST", 100)
     with pytest.raises(UserError, match="at most 100 are shipped"):

@@ -125,6 +125,20 @@ def test_one_image_is_restored_at_the_models_size_and_comes_back_at_its_own():
     np.testing.assert_allclose(probabilities, [0.1, 0.9], atol=1e-6)  # of the image itself, not of the first pass
 
 
+def test_what_the_films_say_of_an_input_comes_with_its_result():
+    class Films:
+        def score(self, image):
+            return float(image[0, 0, 0]) + 1
+
+    usual, odd, blank = random(9, 9, 1), random(9, 9, 1), np.full((9, 9, 1), 0.5, "float32")
+    usual[0, 0], odd[0, 0] = -0.5, 0.75
+    restore = Restorer(Halving(), (8, 8), 1, 4, films=Films()).restore_batch
+    found = [(result.unlikeness, result.warning) for result in restore([usual, odd, blank])]
+    assert found[0] == (0.5, None) and found[1][0] == 1.75 and found[2][0] == 1.5
+    assert "(unlikeness 1.75" in found[1][1] and found[2][1].startswith("blank")
+    assert [(result.unlikeness, result.warning) for result in restorer().restore_batch([odd])] == [(None, None)]
+
+
 def test_restored_values_stay_in_range():
     loud = restorer(lambda batch: (batch * 9, np.ones((1, 2))))
     restored, _ = loud.restore_image(random(20, 20, 1))

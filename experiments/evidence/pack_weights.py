@@ -11,9 +11,10 @@ from pathlib import Path
 
 from absl import flags
 
-from r2c_gan import checkpoints, model_card, pretrained
+from r2c_gan import checkpoints, model_card, plausibility, pretrained
 from r2c_gan.cli import program
 from r2c_gan.errors import UserError
+from r2c_gan.plausibility import Plausibility
 
 FLAGS = flags.FLAGS
 # Of the training's settings: they are folders of whoever trained.
@@ -40,6 +41,10 @@ def pack(run, output, data, checkpoint="latest", evaluation=None):
     training = {name: value for name, value in origin.training.items() if name not in PLACES}
     source = {"run": Path(run).resolve().name, "epoch": found.epoch, "checkpoint_sha256": found.sha256}
     pretrained.save(model, output, source, data.strip(), dataclasses.replace(origin, training=training))
+    films, path = Plausibility.load(run), Path(output) / plausibility.FILE
+    path.unlink(missing_ok=True)
+    if films is not None:
+        films.save(path)
 
 
 def main():

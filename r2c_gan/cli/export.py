@@ -35,6 +35,7 @@ def main():
     program.start_tensorflow(only=True)
     logging.set_verbosity(logging.WARNING)  # TensorFlow and tf2onnx note every step
     from r2c_gan import checkpoints, export, model_card, onnx_export, pretrained
+    from r2c_gan.plausibility import Plausibility
 
     if FLAGS.model == pretrained.NAME:
         if FLAGS.evaluation:
@@ -48,7 +49,8 @@ def main():
     if FLAGS.format == "onnx":
         onnx_export.export_onnx(model, FLAGS.output, source, origin)
     else:
-        export.export_saved_model(model, FLAGS.output, source, origin)
+        films = Plausibility.load(pretrained.FOLDER if FLAGS.model == pretrained.NAME else FLAGS.model)
+        export.export_saved_model(model, FLAGS.output, source, origin, films)
     print(f"{title} -> {FLAGS.output}")
 
 
