@@ -16,7 +16,7 @@ import warnings
 from pathlib import Path
 
 from data_prep.manifest import UNKNOWN
-from r2c_gan import data, files, images
+from r2c_gan import data, dicom, files, images
 from r2c_gan.errors import UserError
 
 QUALITIES = ("good", "poor")
@@ -108,11 +108,9 @@ def read_header(path):
     with open(path, "rb") as file:
         if file.read(132)[128:] != b"DICM":
             return {}
-    import pydicom
-
     names = {"patient": "PatientID", "view": "ViewPosition", "modality": "Modality"}
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(names.values()))
+        header = dicom.header(Path(path).read_bytes())
         values = {key: str(header.get(name) or "").strip() for key, name in names.items()}
     except Exception:  # pydicom raises many kinds; reading the image says what is wrong
         return {}

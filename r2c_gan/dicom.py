@@ -22,7 +22,7 @@ MAX_BYTES = 8 * MAX_PIXELS
 
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _JPEG = {f"1.2.840.10008.1.2.4.{end}" for end in ("50", "51", "57", "70", "80", "81")}  # JPEG and JPEG-LS
-_DEFLATED = "1.2.840.10008.1.2.1.99"
+_DEFLATED = b"\x02\0\x10\0UI\x16\0001.2.840.10008.1.2.1.99"  # the element TransferSyntaxUID
 
 
 def read(path, data, window):
@@ -65,6 +65,18 @@ def read(path, data, window):
     return (image[..., None] if image.ndim == 2 else image), dataset, scaling, says
 
 
+def header(data):
+    """The dataset of DICOM bytes without its pixels; None if they are none, or too damaged. Values may still not parse.
+
+    Nothing that a deflated file could blow up is inflated.
+    """
+    try:
+        silence_pydicom()
+        return _parsed(data, stop_before_pixels=True)
+    except (ImportError, HeaderError, MemoryError):
+        return None
+
+
 def _printable(text):
     """Text in which nothing of a file can move a terminal's cursor."""
     return "".join(sign if sign.isprintable() else "?" for sign in str(text))
@@ -81,14 +93,14 @@ def silence_pydicom():
 # --- The file ---------------------------------------------------------------------------------------------------------
 
 
-def _parsed(data):
+def _parsed(data, stop_before_pixels=False):
     import pydicom
 
     if data[128:132] != b"DICM":
         raise HeaderError(_without_prefix(data))
     _check_inflated(data)
     try:
-        dataset = pydicom.dcmread(io.BytesIO(data))
+        dataset = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=stop_before_pixels)
     except Exception as error:  # many kinds, all about these bytes
         raise HeaderError(f"not a readable DICOM file ({said(error)})") from error
     if not getattr(dataset, "file_meta", {}).get("TransferSyntaxUID"):
@@ -107,7 +119,7 @@ def _without_prefix(data):
 
 def _check_inflated(data):
     """Inflates a deflated file piece by piece, and keeps nothing: pydicom would take whatever comes."""
-    if _DEFLATED.encode() not in data[132:2048]:
+    if _DEFLATED not in data[132:4096]:
         return
     if data[132:140] != b"\x02\0\0\0UL\x04\0":
         raise HeaderError("not a readable DICOM file (its File Meta Information has no group length)")

@@ -382,6 +382,13 @@ def test_deflated_files(tmp_path, monkeypatch):
         path = deflated(write(tmp_path / "a.dcm", values), change)
         with pytest.raises(ImageError, match=f"the deflated data set .*{reason}"):
             images.read_image(path)
+        assert dicom.header(path.read_bytes()) is None
+
+
+def test_a_header_alone(tmp_path):
+    data = write(tmp_path / "a.dcm", ramp(12, False)).read_bytes()
+    assert (dicom.header(data).Rows, dicom.header(data[:-300]).Columns) == SIZE
+    assert dicom.header(b"no DICOM") is None
 
 
 def jpeg(levels):

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from r2c_gan import images
+from r2c_gan import dicom, images
 from r2c_gan.errors import UserError
 
 DISPLAY_SIDE = 1024
@@ -69,11 +69,9 @@ def _header_size(path):
     except (OSError, SyntaxError, ValueError, UserWarning):
         pass
     try:
-        import pydicom
-
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
+        header = dicom.header(path.read_bytes())
         return int(header.get("Rows") or 0), int(header.get("Columns") or 0)
-    except Exception:  # no pydicom, no DICOM, or a damaged one: `images.read_file` says which
+    except Exception:  # no pydicom, no DICOM, or a damaged one: reading says which
         return 0, 0
 
 
