@@ -27,9 +27,9 @@ from data_prep import duplicates, splits
 from data_prep.manifest import COLUMNS, MANIFEST_FILE, UNKNOWN, new_folder
 from data_prep.parallel import parallel_map
 from data_prep.sources import SPLITS, Problem, read_header, read_source
-from r2c_gan import files, images, window
+from r2c_gan import data, files, images, window
 from r2c_gan.cli import program
-from r2c_gan.errors import UserError
+from r2c_gan.errors import UserError, reason, shown
 from r2c_gan.window import Window
 
 DOMAINS = ("by_quality", "by_degradation")
@@ -115,12 +115,14 @@ def load(path, window="auto"):
         float32 [H, W] in [0, 1].
 
     Raises:
-        ImageError: if the file cannot be used, or has a side below `MIN_SIDE`.
+        ImageError: if the file cannot be used, has a side below `MIN_SIDE`, or one gray value only.
     """
     image = (images.read_image(path, 1, window)[..., 0] + 1) / 2
     height, width = image.shape
     if min(height, width) < MIN_SIDE:
         raise images.ImageError(f"{path}: {width} x {height} pixels; at least {MIN_SIDE} a side are needed")
+    if image.min() == image.max():
+        raise images.ImageError(f"{path}: all pixels have one value")
     return image
 
 
@@ -149,13 +151,13 @@ def prepare(folder, records, problems, preparation, workers=1):
         A `Prepared`.
 
     Raises:
-        UserError: if an image cannot be used and `on_error` is "fail", or too few are left.
+        UserError: if images cannot be used and `on_error` is "fail", or too few are left.
     """
     folder = Path(folder)
     left_out = list(problems)
-    if preparation.on_error == "fail" and problems:
-        _fail(problems[0])
+    _fail_on(problems, preparation)
     records, hashes, wrong = _read(records, preparation, workers)
+    _fail_on(wrong, preparation)
     records, hashes, unused = _usable(records, hashes, preparation)
     left_out = sorted(left_out + wrong + unused, key=lambda problem: problem.name)
     if not records:
@@ -190,8 +192,15 @@ def prepare(folder, records, problems, preparation, workers=1):
     return Prepared(table, len(records), left_out, names, int(np.bincount(groups).max()))
 
 
-def _fail(problem):
-    raise UserError(f"{problem}. --on_error=skip leaves such files out and lists them in the manifest")
+def _fail_on(problems, preparation):
+    """Names what cannot be used, all at once: whoever mends the files need not start again for each."""
+    wrong = [problem for problem in problems if not problem.mask]
+    if preparation.on_error != "fail" or not wrong:
+        return
+    first, *others = wrong
+    more = f"; so with {len(others)} more: {', '.join(other.name for other in others[:5])}" if others else ""
+    more += ", ..." if len(others) > 5 else ""
+    raise UserError(f"{first}{more}. --on_error=skip leaves such files out and lists them in the manifest")
 
 
 def _read(records, preparation, workers):
@@ -204,8 +213,6 @@ def _read(records, preparation, workers):
                     record.name, record.path, "another --source also has a file of this name; rename a folder"
                 )
             if isinstance(scan, Problem):
-                if preparation.on_error == "fail":
-                    _fail(scan)
                 problems.append(scan)
                 continue
             phash, found = scan
@@ -220,15 +227,19 @@ def _read(records, preparation, workers):
 def _scan(job):
     """Looks at one record: (perceptual hash, what it adds to the record), or a `Problem`."""
     record, preparation = job
+    if shown(record.name) != record.name:
+        return Problem(record.name, record.path, "the name is not UTF-8 text; rename the file")
     try:
         image = load(record.path, preparation.window)
+        if data.is_two_valued(image):
+            return Problem(record.name, record.path, data.MASK, mask=True)
         header = read_header(record.path)
         found = {key: value for key, value in header.items() if getattr(record, key) == UNKNOWN}
         if preparation.domains == "by_quality" and record.quality is None:
             found["quality"] = _score(fit(image, preparation.size))
-    except images.ImageError as error:
-        return Problem(record.name, record.path, str(error).removeprefix(f"{record.path}: "))
-    return duplicates.perceptual_hash(image), found
+        return duplicates.perceptual_hash(image), found
+    except Exception as error:  # whatever it is, it is about this file
+        return Problem(record.name, record.path, reason(error, record.path))
 
 
 def _score(image):
@@ -308,7 +319,7 @@ def _allowed_splits(records, groups, preparation):
 
 def unique_names(records):
     """File names without suffix that no two records share: that of the original, with a hash where it is not unique."""
-    stems = [record.path.stem[:100] for record in records]
+    stems = [record.path.stem.encode()[:100].decode(errors="ignore") for record in records]  # of 255 bytes a name
     often = collections.Counter(stem.lower() for stem in stems)
     return [
         stem if often[stem.lower()] == 1 else f"{stem}_{hashlib.sha256(record.name.encode()).hexdigest()[:12]}"
@@ -414,20 +425,22 @@ def main():
     values = flags.FLAGS
     names = [field.name for field in dataclasses.fields(Preparation)]
     preparation = Preparation(**{**{name: values[name].value for name in names}, "bits": int(values.bits)})
-    records, problems = [], []
+    records, problems, masks = [], [], []
     for source in values.source:
-        found, wrong = read_source(source)
+        found, wrong = read_source(source, masks)
         records, problems = records + found, problems + wrong
     start = time.monotonic()
     with new_folder(values.output_dir, values.overwrite) as folder:
         prepared = prepare(folder, records, problems, preparation, values.workers)
         program.write_flags(folder)
     seconds = time.monotonic() - start
-    _report(prepared, len(records), seconds, values.output_dir)
+    _report(prepared, masks, len(records), seconds, values.output_dir)
 
 
-def _report(prepared, count_read, seconds, output_dir):
+def _report(prepared, masks, count_read, seconds, output_dir):
     print(format_table(prepared.counts))
+    if masks:
+        print(f"masks passed over: {len(masks)}, such as {shown(masks[0])}")
     for problem in prepared.left_out[:5]:
         print(f"left out: {problem.name}: {problem.reason}")
     if len(prepared.left_out) > 5:

@@ -14,6 +14,7 @@ unusual window or collimation costs points, a rare kind of grain may not. It is 
 
 import functools
 import os
+import sys
 from pathlib import Path
 
 import cv2
@@ -25,7 +26,7 @@ from tqdm import tqdm
 from data_prep.parallel import parallel_map
 from r2c_gan import figures, files, images
 from r2c_gan.cli import program
-from r2c_gan.errors import UserError
+from r2c_gan.errors import UserError, reason, shown
 
 SIDE = 256
 """Pixels: a larger image is judged at this short side, so that its features do not depend on its size."""
@@ -227,18 +228,34 @@ def define_flags():
 
 
 def _job(path):
-    features = quality_features(read_radiograph(path))
-    return {"score": score_features(features), **features}
+    """The row of a file, or why it has none."""
+    try:
+        features = quality_features(read_radiograph(path))
+        return {"score": score_features(features), **features}
+    except Exception as error:  # whatever it is, it is about this file
+        return reason(error, path)
 
 
 def main():
-    """Scores the radiographs that the flags name."""
+    """Scores the radiographs that the flags name; returns the exit code, 1 if one could not be used."""
     folder, output = Path(flags.FLAGS.input), Path(flags.FLAGS.output_dir)
     found = images.list_images(folder, recursive=True)
     if not found:
         raise UserError(f"--input={folder}: no image in this folder")
     jobs = tqdm(parallel_map(_job, found, flags.FLAGS.workers), "judging", len(found), unit="image")
-    rows = [{"file": path.relative_to(folder).as_posix(), **row} for path, row in zip(found, jobs, strict=True)]
+    rows, failures = [], []
+    for path, row in zip(found, jobs, strict=True):
+        name = shown(path.relative_to(folder).as_posix())
+        if shown(path) != str(path):
+            row = "the name is not UTF-8 text; rename the file"
+        if isinstance(row, str):
+            failures.append(f"{name}: {row}")
+        else:
+            rows.append({"file": name, **row})
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    if not rows:
+        raise UserError(f"--input={folder}: none of its {len(found)} images can be used")
     rows.sort(key=lambda row: -row["score"])
     files.write_csv(output / "quality.csv", rows, list(rows[0]))
     save_sheet(folder, rows, output / "sheet.png", flags.FLAGS.shown)
@@ -247,6 +264,7 @@ def main():
     print(
         f"{len(rows)} images, score median {np.median(scores):.3f}, {min(scores):.3f} to {max(scores):.3f} -> {output}"
     )
+    return 1 if failures else 0
 
 
 def save_sheet(folder, rows, path, shown=6):

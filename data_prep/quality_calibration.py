@@ -27,7 +27,7 @@ from data_prep.parallel import parallel_map
 from data_prep.sources import read_source
 from r2c_gan import files, images, metrics
 from r2c_gan.cli import program
-from r2c_gan.errors import UserError
+from r2c_gan.errors import UserError, reason
 
 VERSIONS = ("clean", *SEVERITIES)
 TARGETS = (1, 2 / 3, 1 / 3, 0)  # the score aimed at for each version
@@ -155,8 +155,8 @@ def measure(job):
     number, path, seed = job
     try:
         image = quality.read_radiograph(path)
-    except images.ImageError as error:
-        return str(error)
+    except Exception as error:  # whatever it is, it is about this file
+        return f"{path}: {reason(error, path)}"
     size = SIZES[number % len(SIZES)]
     if size:
         image = np.clip(images.resize(image[..., None], size, size)[..., 0], 0, 1)

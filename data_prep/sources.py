@@ -3,12 +3,13 @@
 A source is a CSV file, or a folder in one of these layouts:
 
 - the authors' archive, and any datasets folder: `trainA/ trainB/ testA/ ...`, labelled as `r2c_gan.data` reads it
-  ("covid" in the file's name);
+  (the word "covid" in the file's name);
 - QaTa-COV19 v1, v2 and Early with their control group, as Kaggle packs them, whole or a part;
 - sub-folders named after the classes.
+
+Masks (`r2c_gan.labels.is_mask`) are passed over.
 """
 
-import csv
 import dataclasses
 import os
 import re
@@ -16,14 +17,13 @@ import warnings
 from pathlib import Path
 
 from data_prep.manifest import UNKNOWN
-from r2c_gan import data, dicom, files, images
-from r2c_gan.errors import UserError
+from r2c_gan import data, dicom, images, labels
+from r2c_gan.errors import UserError, shown
 
 QUALITIES = ("good", "poor")
 SPLITS = ("train", "val", "test")
 
 _NOBODY = {"", "unknown", "none", "nan", "n/a", "na", "anonymous", "anonymized", "anonymised"}
-_MASK_FOLDERS = {"masks", "mask", "groundtruths", "groundtruth", "infectionmasks", "lungmasks"}
 _DOMAIN_FOLDER = re.compile(r"(train|val|test)([AB])")
 _QATA = re.compile(r"qatacov19v[12]|earlyqatacov19|controlgroup(i|ii)?")
 _QATA_SPLITS = {"trainset": "train", "train": "train", "testset": "test", "test": "test"}
@@ -59,21 +59,29 @@ class Record:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Problem:
-    """What cannot be used: its name as in `Record`, the file to look at, and why; `str` gives the last two."""
+    """What cannot be used: its name as in `Record`, the file to look at, and why; `str` gives the last two.
+
+    A `mask` is left out, but nothing is wrong with it.
+    """
 
     name: str
     path: Path
     reason: str
+    mask: bool = False
+
+    def __post_init__(self):
+        object.__setattr__(self, "name", shown(self.name))  # it goes into the manifest, which is UTF-8
 
     def __str__(self):
-        return f"{self.path}: {self.reason}"
+        return f"{shown(self.path)}: {self.reason}"
 
 
-def read_source(path):
+def read_source(path, masks=None):
     """Lists the radiographs of a source.
 
     Args:
         path: a CSV file or a folder.
+        masks: a list to which the masks that are passed over are appended.
 
     Returns:
         (records, problems): a list of `Record`, sorted by name, and a list of `Problem`, in the order of the source.
@@ -81,18 +89,19 @@ def read_source(path):
     Raises:
         UserError: if the source is missing, of no known layout, or holds no image.
     """
-    path = Path(path)
+    path, masks = Path(path), [] if masks is None else masks
     if path.is_file():
         if path.suffix.lower() != ".csv":
             raise UserError(f"--source={path}: a folder or a .csv file is expected (unpack an archive first)")
-        records, problems = _read_csv(path)
+        records, problems = _read_csv(path, masks)
     elif path.is_dir():
         root = Path(os.path.abspath(path))  # `.` has no name
-        records, problems = _layout_of(root)(root)
+        records, problems = _layout_of(root)(root, masks)
     else:
         raise UserError(f"--source={path}: no such file or folder")
     if not records and not problems:
-        raise UserError(f"--source={path}: holds no image ({', '.join(images.IMAGE_SUFFIXES)})")
+        but = f"but {len(masks)} masks, such as {masks[0].name}" if masks else ", ".join(images.IMAGE_SUFFIXES)
+        raise UserError(f"--source={path}: holds no image ({but})")
     return sorted(records, key=lambda record: record.name), problems
 
 
@@ -132,19 +141,21 @@ def _plain(name):
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _radiographs(root):
+def _radiographs(root, masks):
     """The images below a folder that are no masks, as (file, folders between the two)."""
     for file in images.list_images(root, recursive=True):
-        folders = file.relative_to(root).parts[:-1]
-        if not file.name.startswith("mask_") and not _MASK_FOLDERS & {_plain(folder) for folder in folders}:
-            yield file, folders
+        path = file.relative_to(root)
+        if labels.is_mask(path):
+            masks.append(file)
+        else:
+            yield file, path.parts[:-1]
 
 
 def _name(root, file):
     return f"{root.name}/{file.relative_to(root).as_posix()}"
 
 
-def _read_domains(root):
+def _read_domains(root, masks):
     records = []
     for folder in sorted(root.iterdir()):
         match = _DOMAIN_FOLDER.fullmatch(folder.name)
@@ -153,6 +164,7 @@ def _read_domains(root):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a domain of one class; what is made of it is looked at later
             domain = data.read_domain(folder)
+        masks += domain.masks
         quality = "poor" if match[2] == "A" else "good"
         for file, label in zip(domain.files, domain.labels, strict=True):
             record = Record(file, _name(root, file), data.CLASSES[label], root.name, **_from_name(file))
@@ -160,9 +172,9 @@ def _read_domains(root):
     return records, []
 
 
-def _read_qata(root):
+def _read_qata(root, masks):
     records, problems = [], []
-    for file, folders in _radiographs(root):
+    for file, folders in _radiographs(root, masks):
         place = [_plain(folder) for folder in (root.parent.name, root.name, *folders)]
         kind = next((found for found in map(_QATA.fullmatch, place) if found), None)
         if kind is None:
@@ -191,40 +203,42 @@ def _from_name(file, chestxray14=False):
     return {}
 
 
-def _read_class_folders(root):
+def _read_class_folders(root, masks):
+    if labels_file := next(iter(sorted(root.glob("[Ll][Aa][Bb][Ee][Ll][Ss].[Cc][Ss][Vv]"))), None):
+        raise UserError(f"{labels_file}: to use its labels, give --source={labels_file}; else move it away")
     records, problems = [], []
-    for file, folders in _radiographs(root):
-        label = data.LABEL_NAMES.get(folders[0].lower()) if folders else None
+    for file, folders in _radiographs(root, masks):
+        label = labels.class_of(folders[0]) if folders else None
         if label is not None:
             records.append(Record(file, _name(root, file), data.CLASSES[label], root.name, **_from_name(file)))
             continue
         reason = f"the folder {folders[0]!r} is no label" if folders else "is in no class folder"
-        reason += f"; labels are {', '.join(data.LABEL_NAMES)}"
+        reason += f"; labels are {', '.join(labels.LABEL_NAMES)}"
         problems.append(Problem(_name(root, file), file, reason))
     return records, problems
 
 
-def _read_csv(path):
-    records, problems, lines = [], [], {}
+def _read_csv(path, masks):
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = files.CsvReader(file)
-            if not {"file", "label"} <= set(reader.fieldnames or ()):
-                raise UserError(f"{path}: its first line must name the columns file,label")
-            for row in reader:
-                row = {key: (value or "").strip() for key, value in row.items() if key}
-                try:
-                    record = _record_of_row(path, row)
-                    real = os.path.realpath(record.path)
-                    if real in lines:
-                        raise UserError(f"{row['file']} is already listed in line {lines[real]}")
-                except UserError as error:
-                    problems.append(Problem(_listed(path, row), path, f"line {reader.line_num}: {error}"))
-                else:
-                    lines[real] = reader.line_num
-                    records.append(record)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a readable CSV file ({error})") from error
+    records, problems, lines = [], [], {}
+    for line, row in labels.csv_rows(path, text, ("file", "label")):
+        row = {key: (value or "").strip() for key, value in row.items() if key}
+        if labels.is_mask(row["file"]):
+            masks.append(path.parent / row["file"])
+            continue
+        try:
+            record = _record_of_row(path, row)
+            real = os.path.realpath(record.path)
+            if real in lines:
+                raise UserError(f"{row['file']} is already listed in line {lines[real]}")
+        except UserError as error:
+            problems.append(Problem(_listed(path, row), path, f"line {line}: {error}"))
+        else:
+            lines[real] = line
+            records.append(record)
     return records, problems
 
 
@@ -232,9 +246,9 @@ def _record_of_row(path, row):
     file = path.parent / row["file"]
     if not row["file"] or not os.path.isfile(file):
         raise UserError(f"{row['file'] or 'an empty name'}: no such file")
-    label = data.LABEL_NAMES.get(row["label"].lower())
+    label = labels.class_of(row["label"])
     if label is None:
-        raise UserError(f"unknown label {row['label']!r}; labels are {', '.join(data.LABEL_NAMES)}")
+        raise UserError(f"unknown label {row['label']!r}; labels are {', '.join(labels.LABEL_NAMES)}")
     split = row.get("split") or None
     if split is not None and split not in SPLITS:
         raise UserError(f"unknown split {split!r}; it must be {', '.join(SPLITS)} or empty")

@@ -3,9 +3,9 @@
     python -m data_prep.verify --datasets_dir=datasets/xray --source_probe
 
 Leakage is the same file, a near-duplicate, or the same patient in two of the splits train, val and test. It ends the
-program with exit code 1, as do a file that cannot be decoded and a missing clean twin. A domain of one class, domains
-of different composition and a label that can be guessed from the source are warnings. With `--output_dir` all that was
-found is written to `result.json`.
+program with exit code 1, as do a file that cannot be decoded, a mask among the images and a missing clean twin. A
+domain of one class, domains of different composition and a label that can be guessed from the source are warnings. With
+`--output_dir` all that was found is written to `result.json`.
 
 Near-duplicates of degraded images are found by the manifest, which records the hash of the image before it was
 degraded; without one only those that still look alike are found, and patients and sources cannot be checked.
@@ -27,9 +27,9 @@ from tqdm import tqdm
 from data_prep import duplicates, prepare, splits
 from data_prep.manifest import MANIFEST_FILE, UNKNOWN, read_manifest
 from data_prep.parallel import parallel_map
-from r2c_gan import data, files, images, metrics
+from r2c_gan import data, files, metrics
 from r2c_gan.cli import program
-from r2c_gan.errors import UserError
+from r2c_gan.errors import UserError, reason
 
 FOLDERS = tuple(f"{split}{domain}" for split in prepare.SPLITS for domain in ("A", "A_reference", "B"))
 
@@ -76,16 +76,17 @@ def verify(datasets_dir, source_probe=False, workers=1, seed=0):
         seed: of the folds and the bootstrap of the probe.
 
     Returns:
-        A JSON-able dictionary: `counts` (folder -> class -> images), `leaks` (list of {kind, files, detail}),
-        `errors` and `warnings` (lists of lines), `patients_known` and `images`, `sources` (table source x label x
-        folder), `label_by_source` (see `guess_by_source`) and `source_probe` (see `probe_sources`), None where there is
-        nothing to compute it from.
+        A JSON-able dictionary: `counts` (folder -> class -> images), `labels` (folder -> what gave them: the name of a
+        labels file, "class folders" or "file names"), `leaks` (list of {kind, files, detail}), `errors` and `warnings`
+        (lists of lines), `patients_known` and `images`, `sources` (table source x label x folder), `label_by_source`
+        (see `guess_by_source`) and `source_probe` (see `probe_sources`), None where there is nothing to compute it
+        from.
 
     Raises:
         UserError: if there is no such folder, or no training domain in it, or a label is unknown.
     """
     datasets_dir = Path(datasets_dir)
-    listed, cautions = _list(datasets_dir)
+    listed, rules, cautions = _list(datasets_dir)
     manifest = read_manifest(datasets_dir)
     items, errors = _examine(datasets_dir, listed, source_probe, workers)
     cautions += _against_manifest(items, listed, manifest)
@@ -125,6 +126,7 @@ def verify(datasets_dir, source_probe=False, workers=1, seed=0):
     return {
         "images": len(items),
         "counts": _counts(items),
+        "labels": rules,
         "leaks": leaks,
         "errors": errors,
         "warnings": cautions,
@@ -137,22 +139,26 @@ def verify(datasets_dir, source_probe=False, workers=1, seed=0):
 
 
 def _list(datasets_dir):
-    """The images, as (path relative to the folder, label), and warnings."""
+    """The images, as (path relative to the folder, label), what gave the labels of each folder, and warnings."""
     if not datasets_dir.is_dir():
         raise UserError(f"--datasets_dir={datasets_dir}: no such folder")
     present = [name for name in FOLDERS if (datasets_dir / name).is_dir()]
     for name in ("trainA", "trainB"):
         if name not in present:
             raise UserError(f"--datasets_dir={datasets_dir}: has no folder {name}")
-    listed, cautions = [], []
+    listed, rules, cautions = [], {}, []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for name in present:
             domain = data.read_domain(datasets_dir / name)
             names = [file.relative_to(datasets_dir).as_posix() for file in domain.files]
             listed += zip(names, domain.labels.tolist(), strict=True)
+            rules[name] = domain.rule
+            if domain.masks:
+                example = domain.masks[0].relative_to(datasets_dir).as_posix()
+                cautions.append(f"{name}: {len(domain.masks)} masks are passed over, such as {example}")
     cautions += [str(warning.message) for warning in caught]
-    return listed, cautions
+    return listed, rules, cautions
 
 
 def _examine(datasets_dir, listed, thumbnails, workers):
@@ -173,10 +179,12 @@ def _scan(job):
     path, thumbnail = job
     try:
         image = prepare.load(path)
-    except images.ImageError as error:
-        return str(error)
-    small = cv2.resize(image, (PROBE_SIDE, PROBE_SIDE), interpolation=cv2.INTER_AREA) if thumbnail else None
-    return files.sha256(path), duplicates.perceptual_hash(image), small
+        if data.is_two_valued(image):
+            return f"{path}: {data.MASK}"
+        small = cv2.resize(image, (PROBE_SIDE, PROBE_SIDE), interpolation=cv2.INTER_AREA) if thumbnail else None
+        return files.sha256(path), duplicates.perceptual_hash(image), small
+    except Exception as error:  # whatever it is, it is about this file
+        return f"{path}: {reason(error, path)}"
 
 
 def _against_manifest(items, listed, manifest):
@@ -387,6 +395,8 @@ def _table(items):
 def report(result):
     """The result of `verify` as lines of text."""
     lines = [prepare.format_table([{"folder": folder, **counts} for folder, counts in result["counts"].items()])]
+    for rule in sorted(set(result["labels"].values())):
+        lines.append(f"labels from {rule}: {', '.join(name for name, of in result['labels'].items() if of == rule)}")
     if result["sources"]:
         lines += ["", prepare.format_table(result["sources"])]
     if result["source_probe"]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import time
 from pathlib import Path
 
@@ -267,6 +268,9 @@ def _prepared(config, begin):
     validation = _validation_domain(config)
     if config.early_stopping and validation is None:
         raise UserError(f"--early_stopping={config.early_stopping}: needs {config.datasets_dir}/valA to validate on")
+    if backend.leads():
+        for domain in filter(None, (*domains, validation)):
+            print(domain.summary())
     with run_lock(config.output_dir) if backend.leads() else contextlib.nullcontext():
         return _train(config, domains, validation, begin)
 
@@ -281,7 +285,8 @@ def _train(config, domains, validation, begin):
     )
     if config.check_images and not previous:
         checked = [domain for domain in (*domains, validation) if domain]
-        data.check_images(checked, lambda files: tqdm(files, "checking images", unit="image", leave=False))
+        bar = functools.partial(tqdm, desc="checking images", unit="image", leave=False)
+        data.check_images(checked, bar, config.window)
 
     steps = stream.steps_per_epoch
     schedules = [LinearDecay(config.lr, config.epochs * steps, config.epoch_decay * steps) for _ in range(2)]

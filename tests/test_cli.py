@@ -131,6 +131,7 @@ def test_train_and_its_flags_file(call, datasets_dir, tmp_path):
     started = start("r2c_gan.cli.train", *(f"--{name}={value}" for name, value in arguments.items()))
     assert started.code == 0, started.err
     assert "1 epochs, 2 steps, " in started.out and str(run) in started.out
+    assert "trainA: 6 images (3 control, 3 covid; labels from file names)" in started.out.splitlines()
     assert "epoch 1/1" in started.err and "cycA=" in started.err  # the progress bar
     lines = (run / "flags.txt").read_text().splitlines()
     for expected in ("--method=convolutional-light", "--lr=0.0002", "--crop_size=16", "--check_images"):
@@ -173,6 +174,21 @@ def test_evaluate(call, run_dir, datasets_dir, tmp_path):
         assert (tmp_path / name).is_file()
     assert len(list((tmp_path / "panels").iterdir())) == 4
     assert f"psnr_restored        {expected['restoration']['psnr_restored']['mean']:.4f}" in outcome.out
+
+
+def test_evaluate_goes_on_without_bad_files(call, run_dir, datasets_dir, tmp_path):
+    spoiled = Path(shutil.copytree(datasets_dir, tmp_path / "set"))
+    for name in ("covid-1.png", "normal-2.png"):
+        (spoiled / "testA" / name).write_bytes(b"")
+    outcome = call("evaluate", model=run_dir, datasets_dir=spoiled, output_dir=tmp_path / "out")
+    assert outcome.code == 1
+    assert "testA: 4 images (2 control, 2 covid; labels from file names)" in outcome.out
+    for name in ("covid-1.png", "normal-2.png"):
+        assert f"left out: {name}: the file is empty" in outcome.err.splitlines()
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["n"] == 2
+    assert [failure["file"] for failure in result["failures"]] == ["covid-1.png", "normal-2.png"]
+    assert [row["file"] for row in read_csv(tmp_path / "out" / "predictions.csv")] == ["covid-3.png", "normal-0.png"]
 
 
 def test_evaluate_writes_into_the_run_unless_told(call, run_dir, datasets_dir, tmp_path):

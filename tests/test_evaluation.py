@@ -143,7 +143,7 @@ def test_a_panel_of_every_case(evaluation, tmp_path):
 
 def test_one_class_has_no_roc_curve(restorer, tmp_path):
     for index in range(2):
-        images.write_image(tmp_path / "testA" / f"covid{index}.png", np.full((8, 8), 0.1 * index))
+        images.write_image(tmp_path / "testA" / f"covid{index}.png", np.full((8, 8), 0.1 * index - 0.5))
     with pytest.warns(UserWarning, match="all 2 images are labelled 'covid'"):
         domain = read_domain(tmp_path / "testA")
     evaluation = Evaluation(restorer, domain)

@@ -19,7 +19,7 @@ from test_images import write_dicom
 from data_prep.manifest import COLUMNS, new_folder, read_manifest
 from data_prep.prepare import Preparation, fit, format_table, load, prepare, unique_names
 from data_prep.sources import Problem, Record, read_source
-from r2c_gan import files
+from r2c_gan import files, images
 from r2c_gan.data import read_domain
 from r2c_gan.errors import UserError
 
@@ -364,6 +364,26 @@ def test_every_kind_of_file_that_is_handled(tmp_path):
     assert "secret" not in (tmp_path / "set" / "manifest.csv").read_text()
 
 
+@pytest.mark.parametrize("bits", [10, 12, 14])
+@pytest.mark.parametrize("kind", ["png", "tif", "dcm"])
+def test_few_bits_in_a_16_bit_file_fill_the_range(tmp_path, kind, bits):
+    """Left as they are, 12 of 16 bits would become a film of 8 bits that ends at 16 of 255."""
+    root = make_source(tmp_path / "pile", 6, 6)
+    levels = np.rint(film(600, SIDE) * (2**bits - 1)).astype(np.uint16)
+    path = root / "covid" / f"few.{kind}"
+    if kind == "dcm":
+        write_dicom(path, levels, bits_stored=16)
+    else:
+        cv2.imwrite(str(path), levels)
+    rows = run(root, tmp_path / "set", domains="by_quality", poor_below=0.5, good_above=0.5)
+    (row,) = (row for row in rows if row["original"].endswith(path.name))
+    written = pixels(tmp_path / "set" / row["file"])
+    assert written.min() == 0
+    assert written.max() > 250
+    expected = (levels - levels.min()) / np.ptp(levels) * 255
+    assert np.corrcoef(written.ravel(), expected.ravel())[0, 1] > 0.999
+
+
 def test_size_0_keeps_the_sizes_and_the_pixels(pile, tmp_path):
     rows = run(pile, tmp_path / "set")
     for row in kept(rows, "trainB"):
@@ -442,6 +462,7 @@ def unreadable(path):
         pytest.param(no_pixels, "a DICOM file without pixels", id="no pixels"),
         pytest.param(no_dicom, "not a readable DICOM file", id="no DICOM"),
         pytest.param(lambda path: os.symlink(path, path), "cannot be read", id="loop"),
+        pytest.param(os.mkfifo, "not a file but a named pipe", id="FIFO"),
         pytest.param(unreadable, "cannot be read", id="unreadable"),
     ],
 )
@@ -470,6 +491,72 @@ def test_a_worker_names_the_bad_file_too(tmp_path):
     truncated(root / "covid" / "bad.png")
     with pytest.raises(UserError, match=r"bad\.png: truncated"):
         run(root, tmp_path / "set", workers=2, size=32)
+
+
+def test_every_bad_file_is_named_at_once(tmp_path):
+    root = make_source(tmp_path / "pile", 6, 6)
+    for name in ("a", "b"):
+        truncated(root / "covid" / f"{name}.png")
+    with pytest.raises(UserError, match=r"covid/a\.png: truncated.*; so with 1 more: pile/covid/b\.png\. --on_error"):
+        run(root, tmp_path / "set", size=32)
+
+
+def test_any_exception_is_the_failure_of_its_file(tmp_path, monkeypatch):
+    root, read = make_source(tmp_path / "pile", 6, 6), images.read_image
+
+    def broken(file, *arguments, **more):
+        if file.name == "covid3.png":
+            raise RuntimeError("of a library\nin two lines")
+        return read(file, *arguments, **more)
+
+    monkeypatch.setattr(images, "read_image", broken)
+    rows = run(root, tmp_path / "set", size=32, on_error="skip")
+    (row,) = (row for row in rows if row["left_out"])
+    assert row["original"] == "pile/covid/covid3.png"
+    assert row["left_out"] == "cannot be read (RuntimeError: of a library in two lines)"
+    assert len({row["original"] for row in kept(rows)}) == 11
+
+
+def test_masks_are_left_out_and_are_no_failures(tmp_path):
+    root = make_source(tmp_path / "pile", 6, 6)
+    for name in ("covid/covid1_mask.png", "masks/covid2.png", "covid/two_values.png", "control/mask_control1.png"):
+        (root / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.uint8(255 * (gray(1) > 100))).save(root / name)
+    found, problems = read_source(root, masks := [])
+    assert problems == []
+    assert {path.name for path in masks} == {"covid1_mask.png", "covid2.png", "mask_control1.png"}
+    (tmp_path / "set").mkdir()
+    prepared = prepare(tmp_path / "set", found, problems, Preparation(size=32))
+    assert prepared.radiographs == 12
+    (problem,) = prepared.left_out
+    assert (problem.name, problem.reason) == (
+        "pile/covid/two_values.png", "two gray values only: a mask, no radiograph"
+    )  # fmt: skip
+
+
+def test_a_blank_picture_is_no_film(tmp_path):
+    root = make_source(tmp_path / "pile", 6, 6)
+    Image.new("L", (40, 40), 7).save(root / "covid" / "bad.png")
+    with pytest.raises(UserError, match=r"bad\.png: all pixels have one value"):
+        run(root, tmp_path / "set", size=32)
+
+
+def test_a_name_that_is_not_utf_8_is_a_failure(tmp_path):
+    root = make_source(tmp_path / "pile", 6, 6)
+    try:
+        os.rename(root / "covid" / "covid0.png", os.fsencode(root) + b"/covid/caf\xe9.png")
+    except OSError:
+        pytest.skip("the file system takes UTF-8 only")
+    with pytest.raises(UserError, match=r"covid/caf\\udce9\.png: the name is not UTF-8 text"):
+        run(root, tmp_path / "failed", size=32)
+    rows = run(root, tmp_path / "set", size=32, on_error="skip")
+    assert [row["original"] for row in rows if row["left_out"]] == [r"pile/covid/caf\udce9.png"]
+
+
+def test_a_name_of_250_bytes(tmp_path):
+    root = make_source(tmp_path / "pile", 6, 6)
+    os.rename(root / "covid" / "covid0.png", root / "covid" / f"{'胸' * 82}.png")
+    assert len({row["original"] for row in kept(run(root, tmp_path / "set", size=32))}) == 12
 
 
 def test_rows_that_cannot_be_used_are_listed(tmp_path):

@@ -254,6 +254,16 @@ def test_program_scores_a_folder(tmp_path, clean):
     assert (tmp_path / "out" / "sheet.png").is_file() and (tmp_path / "out" / "flags.txt").is_file()
 
 
+def test_a_bad_file_does_not_end_the_program(tmp_path, clean):
+    images.write_image(tmp_path / "in" / "good.png", 2 * clean - 1)
+    (tmp_path / "in" / "bad.png").write_bytes(b"")
+    flags = [f"--input={tmp_path / 'in'}", f"--output_dir={tmp_path / 'out'}", "--workers=1"]
+    done = subprocess.run([sys.executable, "-m", "data_prep.quality", *flags], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "failed: bad.png: the file is empty" in done.stderr.splitlines()
+    assert len((tmp_path / "out" / "quality.csv").read_text().splitlines()) == 2
+
+
 def test_too_small_a_file_is_named(tmp_path):
     images.write_image(tmp_path / "a.png", np.zeros((10, 40)))
     with pytest.raises(images.ImageError, match=r"a\.png: 40 x 10 pixels; at least 32"):

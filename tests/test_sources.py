@@ -51,6 +51,20 @@ def test_masks_are_no_radiographs(tmp_path):
     assert [record.path.name for record in read_source(root)[0]] == ["a.png"]
 
 
+def test_masks_are_counted(tmp_path):
+    root = touch(tmp_path, "covid/a.png", "covid/a_mask.png", "Ground-truths/a.png", "control/b.png")
+    assert not read_source(root, masks := [])[1]
+    assert [path.relative_to(root).as_posix() for path in masks] == ["Ground-truths/a.png", "covid/a_mask.png"]
+    path = write_list(root, "file,label\ncovid/a.png,1\ncovid/a_mask.png,1\n")
+    assert len(read_source(path, listed := [])[0]) == len(listed) == 1
+
+
+def test_a_labels_file_beside_class_folders_is_not_overlooked(tmp_path):
+    root = touch(tmp_path, "covid/a.png", "control/b.png", "Labels.csv")
+    with pytest.raises(UserError, match=rf"Labels\.csv: to use its labels, give --source={root}/Labels\.csv"):
+        read_source(root)
+
+
 def test_folders_that_are_no_label_are_named(tmp_path):
     records, problems = read_source(touch(tmp_path, "covid/a.png", "Lung_Opacity/b.png", "c.png"))
     assert len(records) == 1
@@ -252,11 +266,12 @@ def test_a_bad_row_is_said_with_its_line(tmp_path, row, says):
         (b"", "its first line must name the columns file,label"),
         (b"file,label\n\xff\xfe,covid\n", "not a readable CSV file"),
         (b"file,label\n", "holds no image"),
+        (b'file,label\na.png,"covid\nb.png,covid\n', ", line 2: a quotation mark is opened"),
     ],
 )
 def test_a_csv_that_is_none(tmp_path, content, says):
     (tmp_path / "list.csv").write_bytes(content)
-    with pytest.raises(UserError, match=f"list.csv: {says}"):
+    with pytest.raises(UserError, match=rf"list\.csv(: )?{says}"):
         read_source(tmp_path / "list.csv")
 
 

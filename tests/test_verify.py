@@ -17,7 +17,7 @@ from data_prep.manifest import COLUMNS, UNKNOWN, read_manifest
 from data_prep.prepare import Preparation, prepare
 from data_prep.sources import read_source
 from data_prep.verify import Item, _duplicates, guess_by_source, probe_sources, report, verify
-from r2c_gan import files
+from r2c_gan import files, images
 from r2c_gan.errors import UserError
 
 
@@ -158,6 +158,39 @@ def test_a_file_that_cannot_be_decoded(folder):
     path.write_bytes(path.read_bytes()[:-100])
     result = verify(folder)
     assert result["errors"] == [f"{path}: truncated or damaged PNG"]
+
+
+def test_any_exception_is_the_error_of_its_file(folder, monkeypatch):
+    path, read = first(folder, "trainB"), images.read_image
+
+    def broken(file, *arguments, **more):
+        if file == path:
+            raise ZeroDivisionError("division by zero")
+        return read(file, *arguments, **more)
+
+    monkeypatch.setattr(images, "read_image", broken)
+    result = verify(folder)
+    assert result["errors"] == [f"{path}: cannot be read (ZeroDivisionError: division by zero)"]
+    assert result["images"] == len(list(folder.rglob("*.png"))) - 1
+
+
+def test_a_mask_among_the_images(folder):
+    path = first(folder, "trainB")
+    Image.fromarray(np.uint8(255 * (gray(1) > 100))).save(path)
+    shutil.copy(first(folder, "trainB", 1), path.with_name("film_mask.png"))
+    result = verify(folder)
+    assert result["errors"] == [f"{path}: two gray values only: a mask, no radiograph"]
+    assert warned(result, "trainB: 1 masks are passed over, such as trainB/control/film_mask.png")
+
+
+def test_the_rule_of_the_labels_is_said(folder):
+    rows = [f"{path.relative_to(folder / 'trainB')},{path.parent.name}" for path in (folder / "trainB").rglob("*.png")]
+    (folder / "trainB" / "Labels.csv").write_text("\n".join(["file,label", *rows]) + "\n")
+    result = verify(folder)
+    assert result["labels"]["trainA"] == "class folders"
+    assert result["labels"]["trainB"] == "Labels.csv"
+    assert "labels from Labels.csv: trainB" in report(result).splitlines()
+    assert "labels from class folders: trainA, valA, valA_reference, valB, testA" in report(result)
 
 
 def test_a_missing_twin(folder):

@@ -1,13 +1,11 @@
 """The pairs of a study: an original, its restored image, and the label."""
 
 import dataclasses
-import io
 import warnings
 from pathlib import Path
 
-from r2c_gan import data, images
+from r2c_gan import data, images, labels
 from r2c_gan.errors import UserError
-from r2c_gan.files import CsvReader
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +56,11 @@ def find_pairs(original, restored, labels_file=None):
                 names = " and ".join(str(file) for file in files[stem][:2])
                 raise UserError(f"{flag}: {names} would be one case; a name may occur once")
     used = [originals[stem][0] for stem in matched]
-    labels, patients = _labels_from_file(labels_file, original, used) if labels_file else _labels(original)
+    classes, patients = _labels_from_file(labels_file, original, used) if labels_file else _labels(original)
     pairs = []
     for stem, file in zip(matched, used, strict=True):
         name = file.relative_to(original).as_posix()
-        pairs.append(Pair(name, file, results[stem][0], labels[file], patients.get(file) or name))
+        pairs.append(Pair(name, file, results[stem][0], classes[file], patients.get(file) or name))
     unpaired = [files[0].relative_to(original).as_posix() for stem, files in originals.items() if stem not in results]
     return sorted(pairs, key=lambda pair: pair.name), sorted(unpaired)
 
@@ -87,31 +85,28 @@ def _labels(folder):
 def _labels_from_file(labels_file, folder, used):
     labels_file = Path(labels_file)
     try:
-        reader = CsvReader(io.StringIO(labels_file.read_text(encoding="utf-8-sig"), newline=""))
+        text = labels_file.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise UserError(f"--labels={labels_file}: no such file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--labels={labels_file}: cannot be read as UTF-8 text ({error})") from error
-    if not {"file", "label"} <= set(reader.fieldnames or ()):
-        raise UserError(f"--labels={labels_file}: its first line must name the columns file,label")
     wanted = {file.resolve(): file for file in used}
-    labels, patients = {}, {}
-    for row in reader:
-        where = f"--labels={labels_file}, line {reader.line_num}"
+    classes, patients = {}, {}
+    for line, row in labels.csv_rows(f"--labels={labels_file}", text, ("file", "label")):
+        where = f"--labels={labels_file}, line {line}"
         paths = [(parent / (row["file"] or "")).resolve() for parent in (labels_file.parent, folder)]
         file = next((wanted[path] for path in paths if path in wanted), None)
         if file is None:
             continue
-        if file in labels:
+        if file in classes:
             raise UserError(f"{where}: {row['file']} has a label already")
-        text = (row["label"] or "").strip().lower()
-        if text not in data.LABEL_NAMES:
-            known = ", ".join(data.LABEL_NAMES)
-            raise UserError(f"{where}: unknown label {row['label']!r}; it must be one of {known}")
-        labels[file] = data.CLASSES[data.LABEL_NAMES[text]]
+        label = labels.class_of(row["label"] or "")
+        if label is None:
+            raise UserError(f"{where}: {labels.unknown(row['label'])}")
+        classes[file] = labels.CLASSES[label]
         patient = (row.get("patient") or "").strip()
         patients[file] = "" if patient == "unknown" else patient
-    missing = [file for file in used if file not in labels]
+    missing = [file for file in used if file not in classes]
     if missing:
         raise UserError(f"--labels={labels_file}: no row for {missing[0]} ({len(missing)} such files)")
-    return labels, patients
+    return classes, patients

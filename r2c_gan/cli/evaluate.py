@@ -1,10 +1,12 @@
 """Evaluates a model on testA/: classification of the poor images, and restoration where testA_reference/ is known.
 
-Writes result.json, predictions.csv, roc.png, confusion_matrix.png and panel.png.
+Writes result.json, predictions.csv, roc.png, confusion_matrix.png and panel.png. A file that cannot be used is left
+out, named on standard error and under "failures" in result.json; the exit code is then 1.
 
   r2c-gan-evaluate --model runs/paper --datasets_dir dataset --output_dir results/paper
 """
 
+import sys
 from pathlib import Path
 
 from absl import flags
@@ -31,7 +33,7 @@ flags.mark_flag_as_required("model")
 def main():
     program.start_tensorflow()
     from r2c_gan import files
-    from r2c_gan.data import read_domain
+    from r2c_gan.data import read_domain, usable_cases
     from r2c_gan.evaluation import Evaluation
     from r2c_gan.restoration import Restorer
 
@@ -44,30 +46,29 @@ def main():
         raise UserError("--output_dir: must be given for a SavedModel and for the pretrained weights")
     output = Path(FLAGS.output_dir or model / "evaluation")
     domain = read_domain(Path(FLAGS.datasets_dir) / FLAGS.split)
+    print(domain.summary())
     reference = Path(FLAGS.datasets_dir) / f"{FLAGS.split}_reference"
+    reference = reference if reference.is_dir() else None
     restorer = Restorer.load(FLAGS.model, FLAGS.checkpoint)
 
     def bar(title):
         return lambda items: tqdm(items, title)
 
+    domain, failures = usable_cases(domain, reference, bar("checking"), stored)
     iterations = max(FLAGS.iterations, 3) if FLAGS.save_images else FLAGS.iterations
-    evaluation = Evaluation(
-        restorer,
-        domain,
-        reference if reference.is_dir() else None,
-        iterations,
-        FLAGS.batch_size,
-        bar("evaluating"),
-        stored,
-    )
+    evaluation = Evaluation(restorer, domain, reference, iterations, FLAGS.batch_size, bar("evaluating"), stored)
     measures = evaluation.measures()
     evaluation.write(output)
     if FLAGS.save_images:
         evaluation.write_panels(output / "panels", bar("drawing"))
     program.write_flags(output)
-    files.write_json(output / "result.json", {"model": restorer.source, "datasets_dir": FLAGS.datasets_dir, **measures})
+    result = {"model": restorer.source, "datasets_dir": FLAGS.datasets_dir, **measures, "failures": failures}
+    files.write_json(output / "result.json", result)
     print(summarise(measures))
     print(f"-> {output}")
+    for failure in failures:
+        print(f"left out: {failure['file']}: {failure['reason']}", file=sys.stderr)
+    return 1 if failures else 0
 
 
 def summarise(measures):
