@@ -5,16 +5,21 @@
     GET  /v1/models/NAME[/versions/1]/metadata    its signatures
 
 An error is `{"error": "..."}` with 400 (the request is wrong), 404 (no such model), 408 (its body did not come in
-time), 413 (too large), 503 (too many requests at once). A request is computed by itself, so a bad one fails alone.
+time), 413 (too large), 415 (compressed otherwise than by gzip), 503 (too many requests at once). A request is computed
+by itself, so a bad one fails alone.
 """
 
 import asyncio
 import base64
 import binascii
 import contextlib
+import logging
 import math
+import os
+import resource
 import socket
 import threading
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,7 +34,12 @@ VERSION = "1"  # TensorFlow Serving numbers the models under a name; here there 
 BYTES_SUFFIXES = ("_bytes", "_png")
 # What is left of a body that is too large is read and thrown away, so that the client gets to see the answer.
 DISCARD_FACTOR = 4
-IDLE_SECONDS = 30  # after which an idle connection is closed
+HEAD_SECONDS = 10  # that the head of a request may take to arrive, from the start of the connection or its first byte
+IDLE_SECONDS = 30  # after which a connection is closed that waits for its next request, or takes nothing of an answer
+STOP_SECONDS = 10  # that requests have to end when the server is stopped
+BACKLOG = 64  # connections that the system accepts on our behalf; as many can be opened or closed at one time
+RESERVED_FILES = 2 * BACKLOG + 64  # open files that are no connections
+MAX_DECODED = 160_000_000
 
 
 class RequestError(Exception):
@@ -50,15 +60,17 @@ class ServedModel:
     Args:
         folder: the SavedModel.
         max_pixels: pixels that one request may put through the network, all its images together.
+        max_decoded: pixels that the files of one request may have, by their headers, all together: a PNG of a few
+            kilobytes can have 40 million.
 
     Raises:
         UserError: if it cannot be loaded.
     """
 
-    def __init__(self, folder, max_pixels):
+    def __init__(self, folder, max_pixels, max_decoded=MAX_DECODED):
         self._loaded, self.record = saved_models.load(folder)
         self.folder = Path(folder)
-        self.max_pixels = max_pixels
+        self.max_pixels, self.max_decoded = max_pixels, max_decoded
         self.signatures = {name: function for name, function in self._loaded.signatures.items()}
 
     def predict(self, body):
@@ -88,6 +100,7 @@ class ServedModel:
         if ("instances" in request) == ("inputs" in request):
             raise RequestError(400, "give either 'instances' (row format) or 'inputs' (column format)")
         name = request.get("signature_name", "serving_default")
+        name = "serving_default" if name == "" else name
         if not isinstance(name, str) or name not in self.signatures:
             raise RequestError(400, f"no signature {name!r}; there are {', '.join(sorted(self.signatures))}")
         signature = self.signatures[name]
@@ -120,6 +133,12 @@ class ServedModel:
                 413,
                 f"{name}: {len(array)} images of {size[0]} x {size[1]} are {pixels} pixels; "
                 f"at most {self.max_pixels} a request go through the network",
+            )
+        decoded = sum(map(_pixels_of_file, array)) if array.dtype == object else 0
+        if decoded > self.max_decoded:
+            raise RequestError(
+                413,
+                f"{name}: {decoded} pixels in all files; at most {self.max_decoded} a request are decoded",
             )
 
     def metadata(self, name):
@@ -169,10 +188,41 @@ def _bytes(value):
         return value.encode()
     if not isinstance(value, dict) or set(value) != {"b64"} or not isinstance(value["b64"], str):
         raise RequestError(400, 'bytes are given as {"b64": "<base64>"}')
+    text = "".join(value["b64"].split())  # TensorFlow Serving takes line breaks, and a missing end
     try:
-        return base64.b64decode(value["b64"], validate=True)
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
         raise RequestError(400, f"not base64 ({error})") from error
+
+
+def _pixels_of_file(encoded):
+    """The pixels of a PNG or JPEG by its header; 0 if it has none that can be read, and so is not decoded."""
+    import tensorflow as tf
+
+    if encoded.startswith(b"\x89PNG"):
+        return int.from_bytes(encoded[16:20]) * int.from_bytes(encoded[20:24])
+    try:
+        return math.prod(tf.io.extract_jpeg_shape(encoded).numpy().tolist()[:2])
+    except tf.errors.InvalidArgumentError:
+        return 0
+
+
+def _inflate(body, encoding, max_body):
+    """The body of a request as it was before it was compressed."""
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in ("gzip", "x-gzip"):
+        raise RequestError(415, f"Content-Encoding {encoding!r}; a body is taken as it is, or compressed by gzip")
+    inflate = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    try:
+        plain = inflate.decompress(body, max_body + 1)
+    except zlib.error as error:
+        raise RequestError(400, f"not gzip ({error})") from error
+    if len(plain) > max_body:
+        raise RequestError(413, f"the request is larger than {max_body} bytes when it is unpacked")
+    if not inflate.eof or inflate.unused_data:
+        raise RequestError(400, "not gzip (it is cut off, or something follows it)")
+    return plain
 
 
 def _numbers(values):
@@ -266,7 +316,11 @@ def application(model, name="r2c_gan", workers=2, queue=32, max_body=32 * 2**20,
                     body = await _read_body(request, max_body)
             except TimeoutError as error:
                 raise RequestError(408, f"the request took longer than {body_seconds} s to arrive") from error
-            answer = await asyncio.get_running_loop().run_in_executor(executor, model.predict, body)
+            encoding = request.headers.get("content-encoding", "").strip().lower()
+            loop = asyncio.get_running_loop()
+            answer = await loop.run_in_executor(executor, lambda: model.predict(_inflate(body, encoding, max_body)))
+        except asyncio.CancelledError as error:
+            raise RequestError(503, "the server is being stopped") from error
         finally:
             accepted -= 1
         return Response(answer, media_type="application/json")
@@ -293,7 +347,7 @@ def application(model, name="r2c_gan", workers=2, queue=32, max_body=32 * 2**20,
     @contextlib.asynccontextmanager
     async def lifespan(_):
         yield
-        executor.shutdown(cancel_futures=True)
+        executor.shutdown(wait=False, cancel_futures=True)
 
     routes = []
     for prefix in ("/v1/models/{name}/versions/{version}", "/v1/models/{name}"):
@@ -327,6 +381,76 @@ async def _read_body(request, max_body):
     return b"".join(chunks)
 
 
+def _uvicorn(max_connections, head_seconds, idle_seconds, stop_seconds):
+    """The classes of uvicorn's connection and server, with the limits that these lack: (connection, server)."""
+    import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Connection(H11Protocol):
+        """Is closed if a request's head does not come, or an answer is not taken. A full server closes the stillest."""
+
+        _alarm = None
+
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            self._still_since = self.loop.time()
+            self._set_alarm(head_seconds)
+            open_ones = [other for other in self.connections if not other.transport.is_closing()]
+            if len(open_ones) > max_connections:
+                waiting = (other for other in open_ones if other.waits())
+                min(waiting, key=lambda other: other._still_since).transport.abort()  # this one, if all are at work
+
+        def connection_lost(self, exc):
+            self._set_alarm(None)
+            super().connection_lost(exc)
+
+        def waits(self):
+            """Whether the head of a request is waited for."""
+            return self.cycle is None or self.cycle.response_complete
+
+        def data_received(self, data):
+            waited = self.waits()
+            super().data_received(data)
+            if waited and not self.waits():
+                self._set_alarm(None)
+            elif waited and self._alarm is None:
+                self._set_alarm(head_seconds)
+
+        def on_response_complete(self):
+            self._still_since = self.loop.time()
+            super().on_response_complete()
+
+        def pause_writing(self):
+            super().pause_writing()
+            self._set_alarm(idle_seconds)
+
+        def resume_writing(self):
+            super().resume_writing()
+            self._set_alarm(None)
+
+        def _set_alarm(self, seconds):
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self._alarm = None if seconds is None else self.loop.call_later(seconds, self.transport.abort)
+
+    class Stoppable(uvicorn.Server):
+        """Ends in bounded time, whatever is being computed, and at once if it is asked a second time."""
+
+        def handle_exit(self, number, frame):
+            if self.should_exit:
+                os._exit(128 + number)
+            last_resort = threading.Timer(stop_seconds + 5, os._exit, (128 + number,))
+            last_resort.daemon = True
+            last_resort.start()
+            super().handle_exit(number, frame)
+
+    return Connection, Stoppable
+
+
+def _is_no_cancellation(record):
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+
+
 class Server:
     """Serves an application until it is stopped.
 
@@ -334,6 +458,9 @@ class Server:
         app: what `application` gives.
         host: address to listen at.
         port: port to listen at; 0 for any that is free.
+        max_connections: connections held at once, fewer where the system allows the process fewer open files. One more
+            closes the one that has been without a request for longest.
+        head_seconds, idle_seconds, stop_seconds: as `HEAD_SECONDS`, `IDLE_SECONDS` and `STOP_SECONDS`.
 
     Attributes:
         url: where it listens.
@@ -342,7 +469,16 @@ class Server:
         UserError: if it cannot listen there.
     """
 
-    def __init__(self, app, host="127.0.0.1", port=8501):
+    def __init__(
+        self,
+        app,
+        host="127.0.0.1",
+        port=8501,
+        max_connections=256,
+        head_seconds=HEAD_SECONDS,
+        idle_seconds=IDLE_SECONDS,
+        stop_seconds=STOP_SECONDS,
+    ):
         import uvicorn
 
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -351,18 +487,30 @@ class Server:
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._socket.bind((host, port))
-            self._socket.listen(128)
+            self._socket.listen(BACKLOG)
         except (OSError, OverflowError) as error:
             self._socket.close()
             raise UserError(f"--host={host} --port={port}: cannot listen there ({error})") from error
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{self._socket.getsockname()[1]}"
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if files != resource.RLIM_INFINITY:
+            max_connections = max(1, min(max_connections, files - RESERVED_FILES))
+        connection, server = _uvicorn(max_connections, head_seconds, idle_seconds, stop_seconds)
         config = uvicorn.Config(
-            app, http="h11", ws="none", log_level="error", server_header=False, timeout_keep_alive=IDLE_SECONDS
+            app,
+            http=connection,
+            ws="none",
+            log_level="error",
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=idle_seconds,
+            timeout_graceful_shutdown=stop_seconds,
         )
-        self._server = uvicorn.Server(config)
+        logging.getLogger("uvicorn.error").addFilter(_is_no_cancellation)  # of requests, when the server is stopped
+        self._server = server(config)
 
     def run(self):
-        """Serves until Ctrl-C or SIGTERM; requests that are being computed are answered first."""
+        """Serves until Ctrl-C or SIGTERM; requests that are being computed have `stop_seconds` to end."""
         with self._socket:
             self._server.run(sockets=[self._socket])
 

@@ -1,16 +1,20 @@
 """The server over real connections: TensorFlow Serving's predict interface, and what can be wrong with a request."""
 
 import base64
+import contextlib
+import gzip
 import http.client
 import json
 import os
 import queue
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from pathlib import Path
 
 import cv2
@@ -173,6 +177,7 @@ BAD = {
     "no images": (request_of([]), "nothing in it"),
     "a number for bytes": (request_of([5]), 'bytes are given as {"b64"'),
     "base64 that is none": (request_of([{"b64": "?"}]), "not base64"),
+    "base64 that is cut off": (request_of([{"b64": "AAAAA"}]), "not base64"),
     "not an image": (request_of([b64(b"text")]), "not the bytes of a PNG or JPEG"),
     "text for pixels": ({"instances": [[["a"]]]}, "not an array of numbers"),
     "booleans for pixels": ({"instances": [[[[True]]]]}, "not an array of numbers"),
@@ -219,6 +224,66 @@ def test_limits(address, png):
     assert_refused(call(address, "POST", PREDICT, {"instances": wide}), 413, "at most 3072 a request")
 
 
+def one_bit_png(width, height):
+    """A PNG whose pixels are all 0, by hand: 1,000 times as many as it has bytes."""
+    packed = zlib.compressobj(9)
+    rows = b"".join([*(packed.compress(bytes(1 + (width + 7) // 8)) for _ in range(height)), packed.flush()])
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def test_pixels_are_counted_before_they_are_decoded(exported):
+    served = server.ServedModel(exported, MAX_PIXELS, max_decoded=1_000_000)
+    jpeg = cv2.imencode(".jpg", np.zeros((500, 400), np.uint8))[1].tobytes()
+    small, huge = one_bit_png(800, 1000), one_bit_png(30_000, 30_000)[:33]  # of the huge one the header alone
+    for images_, pixels in (([small] * 2, 1_600_000), ([small, jpeg, b""], None), ([jpeg] * 6, 1_200_000)):
+        body = json.dumps(request_of([b64(image) for image in images_])).encode()
+        with pytest.raises(server.RequestError) as caught:
+            served.predict(body)
+        expected = (400, "not the bytes") if pixels is None else (413, f"{pixels} pixels in all files; at most 1000000")
+        assert caught.value.status == expected[0] and expected[1] in str(caught.value)
+    assert b"label" in served.predict(json.dumps(request_of([b64(small), b64(jpeg)])).encode())
+    with pytest.raises(server.RequestError, match="900000000 pixels"):
+        served.predict(json.dumps(request_of([b64(huge)])).encode())
+
+
+def post(address, body, **headers):
+    with contextlib.closing(http.client.HTTPConnection(address, timeout=30)) as connection:
+        connection.request("POST", PREDICT, body, {name.replace("_", "-"): value for name, value in headers.items()})
+        response = connection.getresponse()
+        return response.status, json.loads(response.read()), response.headers
+
+
+def test_what_tensorflow_serving_takes(address, png):
+    """Bodies compressed by gzip, base64 with line breaks or without its padding, an empty name of the signature."""
+    plain = json.dumps(request_of([b64(png)])).encode()
+    expected = call(address, "POST", PREDICT, plain)[1]
+    assert post(address, gzip.compress(plain), Content_Encoding="gzip")[:2] == (200, expected)
+    text = base64.encodebytes(png + b"\0").decode()  # what follows the end of a PNG is left alone
+    assert "\n" in text and text.rstrip().endswith("=")
+    for form in (text, text.replace("\n", "\r\n "), text.rstrip("=\n")):
+        assert call(address, "POST", PREDICT, request_of([{"b64": form}]))[:2] == (200, expected)
+    zeros = np.zeros((1, 4, 4, 1)).tolist()
+    assert (
+        call(address, "POST", PREDICT, {"signature_name": "", "instances": zeros})[:2]
+        == (call(address, "POST", PREDICT, {"instances": zeros})[:2])
+    )
+
+
+def test_compressed_bodies_that_are_refused(address):
+    bomb = gzip.compress(b" " * (20 * MAX_BODY))
+    assert len(bomb) < MAX_BODY
+    assert_refused(post(address, bomb, Content_Encoding="gzip"), 413, f"larger than {MAX_BODY} bytes when it is unpack")
+    whole = gzip.compress(b"{}")
+    for damaged in (b"{}", whole[:-1], whole + b"{", whole[:8] + b"?" + whole[9:-8] + bytes(8)):
+        assert_refused(post(address, damaged, Content_Encoding="gzip"), 400, "not gzip")
+    assert_refused(post(address, b"{}", Content_Encoding="br"), 415, "'br'")
+
+
 def test_answers_are_not_held_back(address):
     """Nagle's algorithm and delayed acknowledgement together would make each answer wait 40 ms."""
     connection = http.client.HTTPConnection(address, timeout=30)
@@ -260,6 +325,81 @@ class Slow:
     def predict(self, body):
         assert self.release.wait(30)
         return b'{"predictions": []}'
+
+
+def is_closed(connection):
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+@pytest.fixture
+def impatient():
+    """(server, its address, a function that opens a connection), of three connections and half a second."""
+    model = Slow()
+    model.release.set()
+    made = server.Server(server.application(model), port=0, max_connections=3, head_seconds=0.5, idle_seconds=1)
+    opened = []
+    with made.in_background() as url:
+        host, port = url.removeprefix("http://").split(":")
+
+        def connect(data=b""):
+            opened.append(socket.create_connection((host, int(port)), timeout=10))
+            opened[-1].sendall(data)
+            return opened[-1]
+
+        yield made, f"{host}:{port}", connect
+        for connection in opened:
+            connection.close()
+
+
+def test_connections_that_say_nothing_make_room_for_others(impatient):
+    _, address, connect = impatient
+    silent = [connect() for _ in range(10)]
+    assert call(address, "POST", PREDICT, {})[0] == 200
+    assert all(is_closed(connection) for connection in silent[:7])
+    started = time.monotonic()
+    assert all(is_closed(connection) for connection in silent[7:]) and time.monotonic() - started < 5
+
+
+def test_a_head_that_does_not_come(impatient):
+    _, address, connect = impatient
+    trickles = connect(b"GET / HT")
+    for _ in range(20):
+        time.sleep(0.1)
+        try:
+            trickles.sendall(b"T")
+        except OSError:
+            break
+    else:
+        pytest.fail("the connection was never closed")
+    with contextlib.closing(http.client.HTTPConnection(address, timeout=10)) as kept:
+        for pause in (0, 0.7):  # between two requests it may be still for longer than within one
+            time.sleep(pause)
+            kept.request("GET", "/v1/models/r2c_gan")
+            assert kept.getresponse().read().startswith(b'{"model_version_status"')
+        socket_, started = kept.sock, time.monotonic()
+        assert is_closed(socket_) and time.monotonic() - started < 5
+
+
+def test_an_answer_that_is_not_taken(impatient):
+    made, _, connect = impatient
+
+    async def large(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"100000000")]})
+        await send({"type": "http.response.body", "body": bytes(100_000_000)})
+
+    made._server.config.loaded_app = large
+    connect(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    deadline = time.monotonic() + 10
+    seen = set()
+    while time.monotonic() < deadline and seen != {1, 0}:
+        seen.add(len(made._server.server_state.connections))
+        if seen == {0}:
+            seen.clear()
+        time.sleep(0.05)
+    assert seen == {1, 0} and not made._server.server_state.tasks
 
 
 def test_more_than_can_wait_are_turned_away():
@@ -311,6 +451,73 @@ def start(*arguments, module="r2c_gan.cli.serve"):
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def program_with_slow_model(*lines):
+    """A server whose requests take a minute; (the process, its address)."""
+    code = """
+import resource, time
+from r2c_gan import server
+class Slow:
+    def metadata(self, name): return {}
+    def predict(self, body): time.sleep(60)
+"""
+    code += "\n".join([*lines, "made = server.Server(server.application(Slow()), port=0, stop_seconds=1)"])
+    process = subprocess.Popen(
+        [sys.executable, "-c", code + "\nprint(made.url, flush=True)\nmade.run()"],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    return process, process.stdout.readline().strip().removeprefix("http://")
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_it_ends_though_something_is_being_computed(times):
+    process, address = program_with_slow_model()
+    try:
+        answers = queue.Queue()
+
+        def ask():
+            try:
+                answers.put(call(address, "POST", PREDICT, {}))
+            except OSError:  # the second signal answers nobody
+                answers.put(None)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        time.sleep(0.5)
+        started = time.monotonic()
+        for _ in range(times):
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.2)
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM)
+        assert "Traceback" not in errors and time.monotonic() - started < (5 if times == 1 else 0.9)
+        if times == 1:
+            assert_refused(answers.get(timeout=5), 503, "is being stopped")
+    finally:
+        process.kill()
+        process.communicate()
+        thread.join()
+
+
+def test_few_open_files_are_enough():
+    """300 silent connections where the process may open 256 files: others are answered, and nothing is written."""
+    process, address = program_with_slow_model("resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))")
+    host, port = address.split(":")
+    connections = []
+    try:
+        for _ in range(300):
+            connections.append(socket.create_connection((host, int(port)), timeout=10))
+        assert call(address, "GET", "/v1/models/r2c_gan")[0] == 200
+    finally:
+        process.terminate()
+        _, errors = process.communicate(timeout=30)
+        for connection in connections:
+            connection.close()
+    assert errors == ""
 
 
 def test_the_program(exported, png):

@@ -25,11 +25,14 @@ flags.DEFINE_integer("workers", 2, "Requests computed at once.")
 flags.DEFINE_integer("queue", 32, "Requests that may wait besides; more are answered with 503.")
 flags.DEFINE_integer("max_body_mb", 32, "Size of a request, in MiB; larger ones are answered with 413.")
 flags.DEFINE_integer("max_pixels", 2**20, "Pixels that a request may put through the network, its images together.")
+flags.DEFINE_integer("max_decoded_megapixels", 160, "Pixels of the files of a request, together, in millions.")
+flags.DEFINE_integer("max_connections", 256, "Connections at once; one more closes the one that is idle for longest.")
 flags.mark_flag_as_required("model")
 
 
 def main():
-    for name, least in (("port", 0), ("workers", 1), ("queue", 0), ("max_body_mb", 1), ("max_pixels", 1)):
+    positive = ("workers", "max_body_mb", "max_pixels", "max_decoded_megapixels", "max_connections")
+    for name, least in (("port", 0), ("queue", 0), *((name, 1) for name in positive)):
         if FLAGS[name].value < least:
             raise UserError(f"--{name}={FLAGS[name].value}: must be at least {least}")
     try:
@@ -41,9 +44,9 @@ def main():
     program.start_tensorflow()
     from r2c_gan import server
 
-    model = server.ServedModel(FLAGS.model, FLAGS.max_pixels)
+    model = server.ServedModel(FLAGS.model, FLAGS.max_pixels, FLAGS.max_decoded_megapixels * 1_000_000)
     app = server.application(model, FLAGS.name, FLAGS.workers, FLAGS.queue, FLAGS.max_body_mb * 2**20)
-    listening = server.Server(app, FLAGS.host, FLAGS.port)
+    listening = server.Server(app, FLAGS.host, FLAGS.port, FLAGS.max_connections)
     print(f"{FLAGS.model} at {listening.url}/v1/models/{FLAGS.name}. Research only, not for diagnosis.", flush=True)
     listening.run()
 
