@@ -1,8 +1,9 @@
 """PNG and JPEG bytes <-> images inside a TensorFlow graph, for models that are served without this package.
 
-The same pixels as `r2c_gan.images` reads, but for the EXIF orientation of a JPEG, which is not applied here: PNG of 1
-to 16 bits, gray, colour, palette or with transparency (laid over black), and JPEG. Decoding is equal; the resized image
-differs by the rounding of float32, less than 5e-6 (tests/test_graph_images.py).
+The same pixels as the programs read by `r2c_gan.images` with the window "auto", but for the EXIF orientation of a JPEG,
+which is not applied here: PNG of 1 to 16 bits, gray, colour, palette or with transparency (laid over black), and JPEG.
+Pixels of 8 bits are equal, and resized ones differ by the rounding of float32, less than 5e-6; where 16 bits are
+stretched or laid over black, they are rounded to 16 bits, 2e-5 (tests/test_graph_images.py).
 """
 
 import tensorflow as tf
@@ -102,12 +103,44 @@ def _decode_png(encoded):
     # Where a PNG has no transparency, TensorFlow sets the alpha to the largest value of the file's own depth.
     depth = tf.cast(header[24], tf.int32)
     opaque = tf.where(depth == 16, _TOP, (tf.bitwise.left_shift(1, tf.minimum(depth, 8)) - 1) * 257)
+    # 16 bits may hold 10 or 12: as `window.Window("auto")`, unless the file says that it uses all.
+    deep = tf.cond(depth == 16, lambda: ~_uses_all_bits(encoded), lambda: False)
+    pixels = tf.cond(deep, lambda: _stretch(pixels), lambda: pixels)
     alpha = pixels[..., 3:]
     return tf.cond(
         tf.reduce_all(alpha == tf.cast(opaque, tf.uint16)),
         lambda: pixels[..., :3],
         lambda: _over_black(pixels[..., :3], alpha),
     )
+
+
+def _uses_all_bits(encoded):
+    """Whether a PNG of 16 bits has a chunk sBIT before its pixels, of 16 for every channel."""
+    end = tf.cast(tf.strings.length(encoded), tf.int64)
+
+    def step(at, _):
+        length = tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, at, 4), tf.uint8), tf.int64)
+        length = tf.reduce_sum(length[:4] * _BIG_ENDIAN)
+        kind = tf.strings.substr(encoded, at + 4, 4)
+        bits = tf.strings.substr(encoded, at + 8, tf.minimum(length, 4))
+        found = (kind == b"sBIT") & tf.reduce_any(bits == tf.constant([b"\x10" * count for count in range(1, 5)]))
+        return tf.where((kind == b"sBIT") | (kind == b"IDAT"), end, at + 12 + length), found
+
+    start = (tf.constant(_PNG_HEADER, tf.int64), tf.constant(False))
+    return tf.while_loop(lambda at, _: at + 12 <= end, step, start)[1]
+
+
+def _stretch(pixels):
+    """RGB and alpha, uint16 [H, W, 4]: the visible colours from the lowest to the highest level become all levels."""
+    color, alpha = pixels[..., :3], pixels[..., 3:]
+    low = tf.cast(tf.reduce_min(tf.where(alpha > 0, color, tf.constant(_TOP, tf.uint16))), tf.float32)
+    high = tf.cast(tf.reduce_max(tf.where(alpha > 0, color, tf.constant(0, tf.uint16))), tf.float32)
+
+    def stretched():
+        levels = tf.clip_by_value((tf.cast(color, tf.float32) - low) / (high - low), 0.0, 1.0)
+        return tf.concat([tf.cast(tf.round(levels * _TOP), tf.uint16), alpha], axis=-1)
+
+    return tf.cond(low < high, stretched, lambda: pixels)
 
 
 def _over_black(pixels, alpha):

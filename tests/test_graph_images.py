@@ -7,10 +7,11 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+import raster_files
 import tensorflow as tf
 from PIL import Image
 
-from r2c_gan import graph_images, images
+from r2c_gan import graph_images, images, raster
 
 SIZE = (24, 20)
 
@@ -51,6 +52,23 @@ def smooth(height, width):
     return np.stack([128 + 90 * np.sin(x / 9), 128 + 90 * np.cos(y / 7), (x * y) % 256], -1).astype(np.uint8)
 
 
+def bordered():
+    image = random(37, 50, 4, dtype=np.uint16) // 16
+    image[..., 3] = 65535
+    image[:, :4] = (65535, 65535, 65535, 0)
+    return image
+
+
+def hand_made(bits, chunks):
+    levels = raster_files.random_levels(37, 50, 1, min(bits, 12))
+    return raster_files.png(levels, bits, 0, before=[(name.encode(), body) for name, body in chunks.items()])
+
+
+def without_adobe(data):
+    at = data.index(b"\xff\xee")
+    return data[:at] + data[at + 2 + int.from_bytes(data[at + 2 : at + 4], "big") :]
+
+
 KINDS = {
     "gray": lambda: png(random(37, 50)),
     "gray, 16 bit": lambda: png(random(37, 50, dtype=np.uint16)),
@@ -68,6 +86,22 @@ KINDS = {
     "JPEG": lambda: file_bytes(smooth(37, 50), ".jpg"),
     "gray JPEG": lambda: file_bytes(smooth(37, 50)[..., 0], ".jpg"),
     "CMYK JPEG": lambda: file_bytes(Image.fromarray(smooth(37, 50)).convert("CMYK"), ".jpg"),
+    "12 bits in 16": lambda: png(random(37, 50, dtype=np.uint16) // 16 + 300),
+    "colour, 12 bits in 16": lambda: png(random(37, 50, 3, dtype=np.uint16) // 16 + 300),
+    "one level of 16 bits": lambda: png(np.full((37, 50), 4000, np.uint16)),
+    "all of 16 bits, as the file says": lambda: raster.with_significant_bits(
+        png(random(37, 50, dtype=np.uint16) // 16), 16, 1
+    ),
+    "12 of 16 bits, as the file says": lambda: raster.with_significant_bits(
+        png(random(37, 50, dtype=np.uint16) // 16), 12, 1
+    ),
+    "16 bits with a white transparent border": lambda: png(bordered()),
+    "gray with a transparent level": lambda: hand_made(8, {"tRNS": b"\0\x07"}),
+    "gray, 16 bit, with a transparent level": lambda: hand_made(16, {"tRNS": b"\x0f\xff"}),
+    "gray, 4 bit, with a transparent level": lambda: hand_made(4, {"tRNS": b"\0\x03"}),
+    "CMYK JPEG without Adobe's marker": lambda: without_adobe(
+        file_bytes(Image.fromarray(smooth(37, 50)).convert("CMYK"), ".jpg")
+    ),
     "progressive JPEG": lambda: file_bytes(smooth(37, 50), ".jpg", progressive=True, subsampling=2),
 }
 
@@ -77,11 +111,11 @@ KINDS = {
 def test_the_same_pixels_as_the_reader_of_files(kind, channels, tmp_path):
     data = KINDS[kind]()
     (tmp_path / "image").write_bytes(data)
-    expected = images.resize(images.read_image(tmp_path / "image", channels), *SIZE)
+    expected = images.resize(images.read_image(tmp_path / "image", channels, "auto"), *SIZE)
     found = DECODERS[channels](tf.constant([data, data])).numpy()
     assert found.shape == (2, *SIZE, channels) and found.dtype == np.float32
-    # Transparency is rounded to 16 bits here.
-    tolerance = 2e-5 if "transparent" in kind or "alpha" in kind else 5e-6
+    # Transparency and a stretched range are rounded to 16 bits here.
+    tolerance = 2.5e-5 if any(word in kind for word in ("transparent", "alpha", "16")) else 5e-6
     np.testing.assert_allclose(found[0], expected, atol=tolerance)
     np.testing.assert_array_equal(found[0], found[1])
 
