@@ -46,6 +46,8 @@ class Outcome:
         kept: how many were finished before.
         left_out: file -> attributes of its DICOM header that were left out because their values are not valid.
         skipped: dictionaries of `file` and `reason`, one a sound file that holds no image, as a report in DICOM.
+        scalings: how the gray levels of a file were chosen -> how many files.
+        warnings: file -> what is doubtful about its gray levels.
     """
 
     rows: list
@@ -54,6 +56,8 @@ class Outcome:
     kept: int
     left_out: dict
     skipped: list = dataclasses.field(default_factory=list)
+    scalings: dict = dataclasses.field(default_factory=dict)
+    warnings: dict = dataclasses.field(default_factory=dict)
 
     @property
     def labels(self):
@@ -138,6 +142,8 @@ def _write_records(work, targets, todo, interrupted):
         len(targets) - todo,
         {row["file"]: row["left_out"] for row in rows if row["left_out"]},
         sorted(work.skipped, key=lambda skipped: skipped["file"]),
+        dict(collections.Counter(row["scaling"] for row in rows)),
+        {row["file"]: row["warning"] for row in rows if row["warning"]},
     )
     files.write_csv(work.output_dir / "predictions.csv", outcome.rows, COLUMNS)
     files.write_json(work.output_dir / "predictions.json", [_typed(row) for row in outcome.rows])
@@ -150,10 +156,13 @@ def _write_records(work, targets, todo, interrupted):
         "iterations": work.settings.iterations,
         "size": work.settings.size,
         "detail": work.settings.detail,
+        "window": work.settings.window,
+        "gray_levels": outcome.scalings,
         "labels": outcome.labels,
         "labels_changed": outcome.labels_changed,
         "failures": outcome.failures,
         "skipped": outcome.skipped,
+        "warnings": outcome.warnings,
         "dicom_attributes_left_out": outcome.left_out,
     }
     files.write_json(work.output_dir / "result.json", result)
@@ -246,7 +255,7 @@ class _Work:
         status = None
         with contextlib.suppress(OSError, ValueError):  # reading it will say why
             status = os.stat(path)  # before it is read: a change after that is seen by the next run
-        file = images.read_file(path, self.restorer.channels)
+        file = images.read_file(path, self.restorer.channels, self.settings.window)
         if not np.isfinite(file.pixels).all():
             raise ImageError(f"{path}: has pixels that are not finite")
         if self.settings.size == "native":
@@ -317,7 +326,7 @@ class _Work:
                     raise
                 self._fail(target, error, "its result cannot be written")
                 continue
-            self.journal.finish(target, item.status, item.file.sha256, _row(target, result), left_out)
+            self.journal.finish(target, item.status, item.file, _row(target, result), left_out)
             self.restored += 1
 
     def _placeholder(self, file):
@@ -352,7 +361,7 @@ class _Work:
 
         try:
             dataset, left_out = derived_dicom.derived(
-                file.dicom, result.image, self._description(), self.journal.salt, patient
+                file.dicom, result.image, self._description(file), self.journal.salt, patient
             )
             derived_dicom.write(self.output_dir / target.output, dataset)
         except UserError:
@@ -366,7 +375,7 @@ class _Work:
             ) from error
         return left_out
 
-    def _description(self):
+    def _description(self, file):
         passes = f"{self.settings.iterations} pass{'es' if self.settings.iterations > 1 else ''}"
         at = "its own size"
         if self.settings.size == "model":
@@ -374,7 +383,7 @@ class _Work:
         model = (self.restorer.checksum or "unknown")[:16]
         return (
             f"Restored by the neural network R2C-GAN (r2c-gan {__version__}, model {model}), "
-            f"{passes} at {at}. Window and LUTs of the source applied. Research only, not for diagnosis."
+            f"{passes} at {at}. Gray levels: {file.scaling}. Research only, not for diagnosis."
         )
 
     def _draw(self, target, file, result):

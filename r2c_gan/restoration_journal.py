@@ -134,7 +134,7 @@ class Journal:
                 self.patients[line["patient"]] = line["placeholder"]
                 self._placeholders += 1
                 return
-            if not all(isinstance(line[key], str) for key in (*COLUMNS, "source")):
+            if not all(isinstance(line[key], str) for key in (*COLUMNS, "scaling", "source")):
                 raise ValueError("no row")
             if not all(math.isfinite(float(line[key])) for key in COLUMNS if "p_" in key):
                 raise ValueError("a probability that is no number")
@@ -193,23 +193,25 @@ class Journal:
             self._append({"writing": new})
             self.announced.update(new)
 
-    def finish(self, target, status, sha256, row, left_out):
+    def finish(self, target, status, file, row, left_out):
         """Notes that an image is done; what was made of it is on disk.
 
         Args:
             target: its `restoration_plan.Target`.
             status: what `os.stat` said of the input before it was read.
-            sha256: of the input.
+            file: the input, an `images.ImageFile`.
             row: of `predictions.csv`.
             left_out: DICOM attributes that were left out.
         """
         line = {
             **row,
             "left_out": left_out,
+            "scaling": file.scaling,
+            "warning": file.warning,
             "source": files.path_text(target.file.absolute()),
             "bytes": status.st_size,
             "mtime_ns": status.st_mtime_ns,
-            "sha256": sha256,
+            "sha256": file.sha256,
             "made": {files.path_text(path): _fingerprint(self.folder / path) for path in target.made},
         }
         self._append(line)

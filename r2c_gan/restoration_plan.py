@@ -24,6 +24,7 @@ class Settings:
         format: "auto" (derived DICOM for DICOM, PNG for others), "png" or "dicom".
         deidentify: whether derived DICOM files lose what identifies the patient, see `derived_dicom.derived`.
         panels: whether a panel of each image is drawn.
+        window: which stored values become black and white, the text of a `window.Window`.
     """
 
     iterations: int = 1
@@ -32,6 +33,7 @@ class Settings:
     format: str = "auto"
     deidentify: bool = False
     panels: bool = False
+    window: str = "auto"
 
 
 class Target(NamedTuple):

@@ -119,6 +119,26 @@ def test_a_label_that_changes_is_told(folder, tmp_path):
     assert [row["restored_label"] for row in rows] == ["control", "control", "control", "covid", "covid"]
 
 
+def test_a_film_of_12_bits_in_16_is_no_ghost(tmp_path):
+    levels = np.linspace(200, 4000, 40 * 50).astype(np.uint16).reshape(40, 50)
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.tif", "c.png"):
+        cv2.imwrite(str(tmp_path / "in" / name), levels)
+    cv2.imwrite(str(tmp_path / "in" / "c.png"), (levels // 256).astype(np.uint8))  # 8 bits, dark
+    sources = sources_of(tmp_path / "in")
+    outcome = restore_files(halving(), sources, tmp_path / "out", Settings(size="native"))
+    expected = ((levels - 200) / 3800 * 2 - 1) / 2
+    for name in ("a.png", "b.png"):
+        np.testing.assert_allclose(images.read_image(tmp_path / "out" / name)[..., 0], expected, atol=1e-4)
+    assert outcome.scalings == {"values that occur (no window in the file)": 2, "full range": 1}
+    assert list(outcome.warnings) == ["c.png"] and "less than a quarter" in outcome.warnings["c.png"]
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["warnings"] == outcome.warnings and result["gray_levels"] == outcome.scalings
+    assert restore_files(halving(), sources, tmp_path / "out", Settings(size="native")).warnings == outcome.warnings
+    with pytest.raises(UserError, match="--window=auto, not of --window=full"):
+        restore_files(halving(), sources, tmp_path / "out", Settings(size="native", window="full"))
+
+
 def test_depth_is_kept(tmp_path):
     """Levels a step of 16 bits apart come back apart; 8 bits stay 8."""
     (tmp_path / "in").mkdir()
@@ -127,7 +147,7 @@ def test_depth_is_kept(tmp_path):
     cv2.imwrite(str(tmp_path / "in" / "other.png"), levels)
     Image.fromarray((levels % 251).astype(np.uint8)).save(tmp_path / "in" / "gray.jpg", quality=90)
     Image.fromarray(np.stack([levels % 251] * 3, axis=-1).astype(np.uint8)).save(tmp_path / "in" / "colour.png")
-    restore_files(halving(), sources_of(tmp_path / "in"), tmp_path / "out", Settings(size="native"))
+    restore_files(halving(), sources_of(tmp_path / "in"), tmp_path / "out", Settings(size="native", window="full"))
     for name in ("deep", "other"):
         out = cv2.imread(str(tmp_path / "out" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
         assert out.dtype == np.uint16

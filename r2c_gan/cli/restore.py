@@ -11,6 +11,7 @@ when the command is given again. A file that cannot be restored is named and ski
 Research only, not for diagnosis.
 """
 
+import collections
 import contextlib
 import csv
 import glob
@@ -22,7 +23,7 @@ from pathlib import Path
 from absl import flags
 from tqdm import tqdm
 
-from r2c_gan import files
+from r2c_gan import files, window
 from r2c_gan.cli import program
 from r2c_gan.errors import Interrupted, UserError
 
@@ -55,6 +56,7 @@ flags.DEFINE_bool(
     "Of DICOM, keep technical attributes of the image only and replace UIDs. Text burned into the pixels stays, and so "
     "do file names.",
 )
+flags.DEFINE_string("window", "auto", window.HELP)
 flags.DEFINE_bool("panels", False, "Draw poor | restored | difference of each image into panels/.")
 flags.DEFINE_integer("batch_size", 8, "Images in one call of the network; with --size=native, of one size.")
 flags.DEFINE_integer("readers", 2, "Threads that read and write files.")
@@ -66,12 +68,15 @@ def main():
     for name in ("iterations", "batch_size", "readers"):
         if FLAGS[name].value < 1:
             raise UserError(f"--{name}={FLAGS[name].value}: must be at least 1")
+    stored = str(window.Window.parse(FLAGS.window))
     sources = find_sources(FLAGS.input, FLAGS.output)
     program.start_tensorflow()
     from r2c_gan.file_restoration import Settings, restore_files
     from r2c_gan.restoration import Restorer
 
-    settings = Settings(FLAGS.iterations, FLAGS.size, FLAGS.detail, FLAGS.format, FLAGS.deidentify, FLAGS.panels)
+    settings = Settings(
+        FLAGS.iterations, FLAGS.size, FLAGS.detail, FLAGS.format, FLAGS.deidentify, FLAGS.panels, stored
+    )
     restorer = Restorer.load(FLAGS.model, FLAGS.checkpoint)
     with _ended_in_order():
         outcome = restore_files(
@@ -92,6 +97,11 @@ def main():
     print(f"{outcome.labels_changed} change their label when restored -> {FLAGS.output}")
     if outcome.skipped:
         print(f"{len(outcome.skipped)} files skipped: not an image")
+    for scaling, count in outcome.scalings.items():
+        if scaling != "full range":
+            print(f"gray levels of {count} images: {scaling}")
+    for warning, count in collections.Counter(outcome.warnings.values()).items():
+        print(f"warning: {count} images (named in result.json): {warning}", file=sys.stderr)
     if FLAGS.deidentify:
         print("Text burned into pixels, file names and journal.jsonl may still identify patients.")
     print("Research only, not for diagnosis.", flush=True)
