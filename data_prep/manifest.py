@@ -1,11 +1,10 @@
 """What every program that makes a datasets folder shares: the columns of its manifest and the folder made at once."""
 
 import contextlib
-import csv
 import os
 from pathlib import Path
 
-from r2c_gan import files
+from r2c_gan import files, labels
 from r2c_gan.errors import UserError
 
 MANIFEST_FILE = "manifest.csv"
@@ -44,14 +43,14 @@ def read_manifest(datasets_dir):
     path = Path(datasets_dir) / MANIFEST_FILE
     if not path.exists():
         return {}
+    if not path.is_file():
+        raise UserError(f"{path}: not a file")
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = files.CsvReader(file)
-            if "file" not in (reader.fieldnames or ()):
-                raise UserError(f"{path}: has no column file")
-            return {row["file"]: {name: row.get(name) or "" for name in COLUMNS} for row in reader if row["file"]}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a readable CSV file ({error})") from error
+    rows = [row for _, row in labels.csv_rows(path, text, ("file",)) if row["file"]]
+    return {row["file"]: {name: row.get(name) or "" for name in COLUMNS} for row in rows}
 
 
 @contextlib.contextmanager

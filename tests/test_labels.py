@@ -293,6 +293,19 @@ def test_every_bad_file_is_named_before_the_training(tmp_path):
         check_images([read_domain(tmp_path)])
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_pipes_and_loops_are_named_and_waited_for_by_nobody(tmp_path):
+    save(tmp_path / "normal_1.png", gray(1))
+    os.mkfifo(tmp_path / "covid_1.png")
+    os.symlink("covid_2.png", tmp_path / "covid_2.png")
+    os.symlink(".", tmp_path / "loop")
+    domain = read_domain(tmp_path)
+    assert [bool(why_no_film(file)) for file in domain.files] == [True, True, False]
+    os.mkfifo(tmp_path / "labels.csv")
+    with pytest.raises(UserError, match=r"labels\.csv: not a file"):
+        read_domain(tmp_path)
+
+
 def test_any_exception_is_the_failure_of_its_file(tmp_path, monkeypatch):
     path = save(tmp_path / "a.png", gray(1))
     for error, says in ((ZeroDivisionError("by\nzero"), "cannot be read (ZeroDivisionError: by zero)"),

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -272,6 +273,19 @@ def test_a_manifest_that_does_not_fit(folder):
     assert warned(result, "1 files have changed since the manifest was written", names[0])
     assert warned(result, "1 files are not in the manifest", names[1])
     assert warned(result, "1 files are in the manifest but not in the folder", names[2])
+
+
+def test_a_manifest_that_is_none(folder):
+    path = folder / "manifest.csv"
+    for text, says in (("name\na.png\n", ": its first line must name the columns file"),
+                       ('file,label\na.png,"covid\n', ", line 2: a quotation mark")):  # fmt: skip
+        path.write_text(text)
+        with pytest.raises(UserError, match=rf"manifest\.csv{says}"):
+            verify(folder)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=r"manifest\.csv: not a file"):  # and does not wait for a writer
+        verify(folder)
 
 
 def test_a_folder_without_a_manifest(folder):
