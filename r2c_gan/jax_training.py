@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 from r2c_gan.errors import Interrupted, UserError
 
 STRATEGIES = ("none", "data_parallel")
+JIT_COMPILE = True  # without XLA, JAX would run operation by operation
 PROCESSES = "KERAS_DISTRIBUTION_NUM_PROCESSES"
 COLLECTIVES = ("Gloo", "NCCL")  # the libraries that exchange gradients, by which their errors are known
 LOST_AFTER = 30  # seconds without a sign of life after which a process counts as lost
@@ -93,11 +94,6 @@ def _join():
         )
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{PROCESSES}={number}: the processes did not find each other ({error})") from error
-
-
-def jit_compile(config):
-    """What `compile` is told: without XLA, JAX would run operation by operation."""
-    return True
 
 
 def scope(config):

@@ -16,12 +16,13 @@ import math
 import keras
 from keras import ops
 
+from r2c_gan.network_options import POWER_INITS
+
 FORMS = ("auto", "concatenated", "summed")
 # With few input channels one convolution over all powers wins, with many the sum of q
 # (experiments/benchmarks/layers.py).
 CONCATENATED_CHANNELS = 16
 PADDINGS = ("valid", "same", "reflect")
-POWER_INITS = ("equal", "maclaurin")
 
 
 @keras.saving.register_keras_serializable("r2c_gan")

@@ -10,6 +10,7 @@ from r2c_gan import losses
 from r2c_gan.drawn_tone_curve import DrawnToneCurve
 from r2c_gan.image_pool import ImagePool
 from r2c_gan.losses import LossWeights
+from r2c_gan.network_options import NetworkOptions
 from r2c_gan.networks import build_discriminator, build_generator
 from r2c_gan.noise import UniformNoise
 from r2c_gan.optimizers import Adam, step_biases_as_sums
@@ -55,62 +56,38 @@ class R2CGAN(TrainingStep, keras.Model):
     that same step as the pools return them.
 
     Args:
-        method, q, channels, filters, num_classes, upsampling, skip: as in `build_generator`.
+        *options: `NetworkOptions` of all four networks, or its first fields in order (method, q, channels, filters);
+            the authors' by default.
+        num_classes: number of classes.
         image_size: height and width of the training images, an integer or a pair; only the pools need it.
         pool_size: generated images that each pool holds.
-        noise_channels: not in the paper: channels of the noise that the degrader is fed besides its image, so that it
-            makes many poor images of a good one; 0 for none.
-        drawn_tone: not in the paper: whether the degrader draws its tone curve from the noise alone, and learns how
-            exposures are distributed from the tones of the poor images.
-        power_init: not in the paper: of all four networks, as in `build_generator`.
         seed: seed of the draws of pools and noise. The weights follow `keras.utils.set_random_seed`.
+        **changes: options that differ, by name, and what `keras.Model` takes.
 
     Calling the model restores: image [N, H, W, C] -> (restored image, class probabilities).
     """
 
-    def __init__(
-        self,
-        method="operational",
-        q=3,
-        channels=3,
-        filters=64,
-        num_classes=2,
-        image_size=256,
-        pool_size=50,
-        seed=0,
-        upsampling="transposed",
-        skip="none",
-        noise_channels=0,
-        drawn_tone=False,
-        power_init="equal",
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
+    def __init__(self, *options, num_classes=2, image_size=256, pool_size=50, seed=0, **changes):
+        names = {field.name for field in dataclasses.fields(NetworkOptions)}
+        super().__init__(**{name: value for name, value in changes.items() if name not in names})
+        options = NetworkOptions.of(*options, **{name: changes[name] for name in changes if name in names})
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        channels, noise_channels = options.channels, options.noise_channels
+        self.options = options
         self.config = {
-            "method": method,
-            "q": q,
-            "channels": channels,
-            "filters": filters,
+            **dataclasses.asdict(options),
             "num_classes": num_classes,
             "image_size": (height, width),
             "pool_size": pool_size,
             "seed": seed,
-            "upsampling": upsampling,
-            "skip": skip,
-            "noise_channels": noise_channels,
-            "drawn_tone": drawn_tone,
-            "power_init": power_init,
         }
-        shared = {"method": method, "q": q, "channels": channels, "filters": filters}
-        shared |= {"power_init": power_init, "dtype": self.dtype_policy}
-        generator = {"num_classes": num_classes, "upsampling": upsampling, "skip": skip, **shared}
-        self.restorer = build_generator(name="restorer", **generator)
-        self.degrader = build_generator(
-            name="degrader", noise_channels=noise_channels, drawn_tone=drawn_tone, **generator
+        shared = {"num_classes": num_classes, "dtype": self.dtype_policy}
+        self.restorer = build_generator(options.without_noise(), name="restorer", **shared)
+        self.degrader = build_generator(options, name="degrader", **shared)
+        self.discriminator_a, self.discriminator_b = (
+            build_discriminator(options, name=name, dtype=self.dtype_policy)
+            for name in ("discriminator_a", "discriminator_b")
         )
-        self.discriminator_a = build_discriminator(name="discriminator_a", **shared)
-        self.discriminator_b = build_discriminator(name="discriminator_b", **shared)
         self.pool_a = ImagePool(pool_size, seed=2 * seed, name="pool_a", dtype="float32")
         self.pool_b = ImagePool(pool_size, seed=2 * seed + 1, name="pool_b", dtype="float32")
         for pool in (self.pool_a, self.pool_b):
@@ -245,7 +222,7 @@ class R2CGAN(TrainingStep, keras.Model):
             "class_a2a": classification_loss(label_a, f_classes[m:]),
             "class_b2b": classification_loss(label_b, g_classes[n:]),
         }
-        if self.config["drawn_tone"]:
+        if self.options.drawn_tone:
             curve = next(layer for layer in self.degrader.layers if isinstance(layer, DrawnToneCurve))
             terms[TONE_TERM] = losses.tone_loss(image_a, curve.exposed(image_b, noise_b))
         return losses.generator_loss(terms, self.loss_weights), terms, a2b, b2a, g_classes[:n]

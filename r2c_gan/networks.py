@@ -9,8 +9,7 @@ block, or after the fifth of nine. Quirks that belong to the method are kept: th
 tanh(x) to its first layer but adds x itself and closes with a tanh; only the operational discriminator ends in a
 leaky ReLU.
 
-Options beside the paper change a generator's last steps: `upsampling="resize"`, `skip="tone_curve"` and
-"ranged_tone_curve".
+Options beside the paper change a generator's last steps: `upsampling="resize"` and `skip="tone_curve"`.
 """
 
 import functools
@@ -20,57 +19,32 @@ from keras import layers, ops
 
 from r2c_gan.drawn_tone_curve import DrawnToneCurve
 from r2c_gan.layers import (
-    POWER_INITS,
     OperationalConv2D,
     OperationalConv2DTranspose,
     ReflectionPadding2D,
     instance_normalization,
 )
+from r2c_gan.network_options import GENERATOR_STRIDE, METHODS, NetworkOptions
 from r2c_gan.tone_curve import WINDOW, ToneCurve
 from r2c_gan.upsampling import BilinearUpsampling2D
 
-METHODS = ("operational", "convolutional", "convolutional-light")
-UPSAMPLINGS = ("transposed", "resize")
-SKIPS = ("none", "tone_curve", "ranged_tone_curve")
-# Height and width of a generator's input must be multiples of this.
-GENERATOR_STRIDE = {"operational": 2, "convolutional": 4, "convolutional-light": 2}
+__all__ = ["GENERATOR_STRIDE", "METHODS", "build_discriminator", "build_generator"]
+
 LEAKY_SLOPE = 0.2
 BLOCKS = 9
 HEAD_AFTER_BLOCK = 5
 
 
-def build_generator(
-    method="operational",
-    q=3,
-    channels=3,
-    filters=64,
-    num_classes=2,
-    upsampling="transposed",
-    skip="none",
-    noise_channels=0,
-    drawn_tone=False,
-    power_init="equal",
-    name=None,
-    dtype=None,
-):
+def build_generator(*options, num_classes=2, name=None, dtype=None, **changes):
     """Builds a generator that restores (or degrades) an image and classifies it.
 
     Args:
-        method: "operational", "convolutional" or "convolutional-light".
-        q: order of the operational layers; the convolutional methods have none and ignore it.
-        channels: channels of the image, 1 or 3.
-        filters: base width; 64 gives the authors' networks.
+        *options: `NetworkOptions`, or its first fields in order (method, q, channels, filters); the authors' by
+            default.
         num_classes: number of classes.
-        upsampling: "transposed", the paper's strided transposed convolution, or "resize": bilinear, then a convolution
-            with the same weights, which cannot leave a checkerboard (Odena et al., Distill 2016).
-        skip: "none", the paper's: the image is the tanh of the last layer. "tone_curve": it is what a `ToneCurve`
-            makes of the input, plus the last layer, cut off at -1 and 1; such a generator starts as the identity.
-            "ranged_tone_curve": the same with a curve that also sees the darkest and the brightest place.
-        noise_channels: 0, or the channels of a second input, the noise that a degrader makes many images of one with.
-        drawn_tone: whether the curve is drawn from the noise alone, as a `DrawnToneCurve` does.
-        power_init: how the powers of operational layers are initialised, as in `layers.GlorotPerPower`.
         name: name of the model.
         dtype: dtype policy of the layers, the global one by default. Both outputs are float32 in any case.
+        **changes: options that differ, by name: `build_generator(method="convolutional-light", filters=16)`.
 
     Returns:
         A `keras.Model` from an image [N, H, W, channels] in [-1, 1], or from a list of such an image and noise
@@ -78,49 +52,48 @@ def build_generator(
         class probabilities [N, num_classes]), for any H and W that `GENERATOR_STRIDE[method]` divides.
 
     Raises:
-        ValueError: if the method is unknown or a number is out of its range.
+        ValueError: if an option is unknown or out of its range.
     """
-    _check(method=method, q=q, channels=channels, filters=filters, num_classes=num_classes)
-    _check_choice(upsampling=(upsampling, UPSAMPLINGS), skip=(skip, SKIPS), power_init=(power_init, POWER_INITS))
-    if drawn_tone and (skip == "none" or not noise_channels):
-        raise ValueError("drawn_tone needs a skip with a tone curve, and noise_channels to draw it from")
+    options = NetworkOptions.of(*options, **changes)
+    if not isinstance(num_classes, int) or num_classes < 1:
+        raise ValueError(f"num_classes must be an integer of at least 1, got {num_classes!r}")
     with _policy(dtype):
-        inputs = keras.Input((None, None, channels), name="image")
-        build = _convolutional_generator if method == "convolutional" else _light_generator
-        kind = _Operational(q, power_init) if method == "operational" else _Convolutional
-        upsample = functools.partial(_upsample, kind, upsampling)
-        last = {"kernel_initializer": "glorot_uniform" if skip == "none" else "zeros"}
-        noise = [keras.Input((None, None, noise_channels), name="noise")] if noise_channels else []
+        inputs = keras.Input((None, None, options.channels), name="image")
+        build = _convolutional_generator if options.method == "convolutional" else _light_generator
+        kind = _kind(options)
+        upsample = functools.partial(_upsample, kind, options.upsampling)
+        last = {"kernel_initializer": "glorot_uniform" if options.skip == "none" else "zeros"}
+        noise = [keras.Input((None, None, options.noise_channels), name="noise")] if options.noise_channels else []
         given = layers.Concatenate()([inputs, *noise]) if noise else inputs
-        image, features = build(given, kind, channels, filters, upsample, last)
-        if skip == "none":
+        image, features = build(given, kind, options.channels, options.filters, upsample, last)
+        if options.skip == "none":
             image = layers.Activation("tanh", dtype="float32", name="restored")(image)
         else:
-            kind = DrawnToneCurve if drawn_tone else ToneCurve
-            curve = kind(window=WINDOW if skip == "ranged_tone_curve" else 0, dtype="float32")
+            curve = DrawnToneCurve if options.drawn_tone else ToneCurve
+            curve = curve(window=WINDOW if options.skip == "tone_curve" else 0, dtype="float32")
             image = layers.Add(dtype="float32")([curve(inputs, *noise), image])
             image = layers.Activation(_cut_off, dtype="float32", name="restored")(image)
         probabilities = _classifier_head(features, num_classes)
         return keras.Model([inputs, *noise] if noise else inputs, (image, probabilities), name=name or "generator")
 
 
-def build_discriminator(method="operational", q=3, channels=3, filters=64, power_init="equal", name=None, dtype=None):
+def build_discriminator(*options, name=None, dtype=None, **changes):
     """Builds a patch discriminator.
 
     Args:
-        method, q, channels, filters, power_init, name, dtype: as in `build_generator`.
+        *options, name, dtype, **changes: as in `build_generator`; what concerns generators alone is ignored.
 
     Returns:
         A `keras.Model` from an image [N, H, W, channels] to unbounded logits [N, H / 8, W / 8, 1] (rounded up),
         one a patch, trained towards 1 for real and 0 for generated images (LSGAN).
 
     Raises:
-        ValueError: if the method is unknown or a number is out of its range.
+        ValueError: if an option is unknown or out of its range.
     """
-    _check(method=method, q=q, channels=channels, filters=filters)
-    _check_choice(power_init=(power_init, POWER_INITS))
+    options = NetworkOptions.of(*options, **changes)
+    method, filters = options.method, options.filters
     with _policy(dtype):
-        inputs = keras.Input((None, None, channels), name="image")
+        inputs = keras.Input((None, None, options.channels), name="image")
         leaky_relu = functools.partial(ops.leaky_relu, negative_slope=LEAKY_SLOPE)
         if method == "convolutional":
             x = leaky_relu(layers.Conv2D(filters, 4, strides=2, padding="same")(inputs))
@@ -129,7 +102,7 @@ def build_discriminator(method="operational", q=3, channels=3, filters=64, power
                 x = leaky_relu(instance_normalization()(x))
             x = layers.Conv2D(1, 4, padding="same")(x)
         else:
-            kind = _Operational(q, power_init) if method == "operational" else _Convolutional
+            kind = _kind(options)
             x = leaky_relu(kind.conv(filters, 4, strides=2, padding="same")(inputs))
             x = kind.conv(filters * 2, 4, strides=4, padding="same", use_bias=False)(x)
             x = leaky_relu(instance_normalization()(x))
@@ -138,6 +111,10 @@ def build_discriminator(method="operational", q=3, channels=3, filters=64, power
                 x = leaky_relu(x)
         logits = layers.Activation("linear", dtype="float32", name="logits")(x)
         return keras.Model(inputs, logits, name=name or "discriminator")
+
+
+def _kind(options):
+    return _Operational(options.q, options.power_init) if options.method == "operational" else _Convolutional
 
 
 class _Convolutional:
@@ -214,20 +191,6 @@ def _convolutional_generator(inputs, kind, channels, filters, upsample, last):
 def _classifier_head(features, num_classes):
     pooled = layers.GlobalMaxPooling2D(dtype="float32")(features)
     return layers.Dense(num_classes, activation="softmax", dtype="float32", name="probabilities")(pooled)
-
-
-def _check(method, **numbers):
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    for name, value in numbers.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-
-
-def _check_choice(**choices):
-    for name, (value, known) in choices.items():
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
 
 
 class _policy:

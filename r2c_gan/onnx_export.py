@@ -90,8 +90,8 @@ class _Marked(layers.InstanceNormalization):
 
 def _network_to_convert(model):
     """The restorer in float32, its instance normalisations marked."""
-    names = ("method", "q", "channels", "filters", "num_classes", "upsampling", "skip")
-    network = build_generator(**{name: model.config[name] for name in names}, dtype="float32")
+    options = model.options.without_noise()
+    network = build_generator(options, num_classes=model.config["num_classes"], dtype="float32")
 
     def mark(layer):
         kind = _Marked if isinstance(layer, layers.InstanceNormalization) else type(layer)

@@ -7,6 +7,7 @@ import tensorflow as tf
 from r2c_gan.errors import UserError
 
 STRATEGIES = ("none", "mirrored")
+JIT_COMPILE = False  # slower on processors than TensorFlow's own kernels, and refused by deterministic mode
 
 
 @contextlib.contextmanager
@@ -20,23 +21,7 @@ def prepared(config):
 
 
 def check(config):
-    """Refuses what TensorFlow cannot do.
-
-    Raises:
-        UserError: naming the flag.
-    """
-    if config.jit_compile and config.deterministic:
-        raise UserError("--jit_compile: needs --nodeterministic, because Keras compiles no deterministic step")
-    if config.clip_norm and config.distribute != "none":
-        raise UserError(
-            f"--clip_norm={config.clip_norm}: not with --distribute={config.distribute}, where Keras clips the "
-            "gradients of each device before it adds them up"
-        )
-
-
-def jit_compile(config):
-    """What `compile` is told."""
-    return config.jit_compile
+    """Refuses what TensorFlow cannot do: nothing that `STRATEGIES` does not say."""
 
 
 def scope(config):

@@ -11,15 +11,15 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from r2c_gan import callbacks, checkpoints, data, files, metrics, plausibility
+from r2c_gan import callbacks, checkpoints, data, files, metrics, options, plausibility
+from r2c_gan.configuration import RETIRED, TrainingConfig
 from r2c_gan.data import CLASSES, UnpairedStream, read_batches, read_domain
 from r2c_gan.errors import UserError
 from r2c_gan.evaluation import Evaluation
 from r2c_gan.interruption import Interruption
-from r2c_gan.layers import POWER_INITS
 from r2c_gan.losses import LossWeights
 from r2c_gan.model import NETWORKS, R2CGAN
-from r2c_gan.networks import GENERATOR_STRIDE, METHODS, SKIPS, UPSAMPLINGS, build_generator
+from r2c_gan.networks import build_generator
 from r2c_gan.optimizers import Adam
 from r2c_gan.restoration import Restorer
 from r2c_gan.run_lock import run_lock
@@ -31,214 +31,8 @@ if keras.backend.backend() == "jax":
 else:
     from r2c_gan import tensorflow_training as backend
 
-PRECISIONS = ("float32", "mixed_bfloat16")
-# What may change between a run and its resumption without changing the result of the epochs that are done.
-FREE_TO_CHANGE = (
-    "output_dir",
-    "datasets_dir",
-    "epochs",
-    "early_stopping",
-    "sample_interval",
-    "keep_checkpoints",
-    "save_minutes",
-    "check_images",
-    "steps_per_execution",
-)
-CLASS_WEIGHTS = ("none", "balanced")
-STRATEGIES = ("none", "mirrored", "data_parallel")
 
-
-@dataclasses.dataclass(frozen=True)
-class TrainingConfig:
-    """All that a training depends on. The defaults are the authors'.
-
-    Attributes:
-        datasets_dir: folder with `trainA/` and `trainB/`, and `valA/` (and `valA_reference/`) for validation.
-        output_dir: the run folder.
-        method, q, filters, channels: the networks, as in `build_generator`.
-        load_size, crop_size: side in pixels to which images are resized, and of the random crop.
-        window: which stored values become black and white, the text of a `Window`.
-        batch_size: images a domain and step.
-        epochs: passes over the longer domain.
-        epoch_decay: epoch from which the learning rate falls linearly, to zero at the end.
-        lr, beta_1: of Adam, for generators and discriminators alike.
-        cycle_loss_weight, identity_loss_weight, class_loss_weight, adversarial_loss_weight: as in `LossWeights`.
-        pool_size: generated images kept for each discriminator.
-        seed: of weights, order, augmentation and pools.
-        upsampling, skip: not in the paper: of the generators, as in `build_generator`.
-        noise_channels: not in the paper: channels of noise that the degrader is fed, as in `R2CGAN`; 0 for none.
-        drawn_tone: not in the paper: whether the degrader draws its tone curve from the noise alone, as in `R2CGAN`.
-        power_init: not in the paper: how the powers of operational layers are initialised, as in `build_generator`.
-        cycle_a_loss_weight, identity_a_loss_weight: not in the paper: weights of their own for the terms of the poor
-            domain, as in `LossWeights`; None for those of the good one.
-        initial_run: not in the paper: a run folder whose networks, as its latest checkpoint has them, the training
-            starts from, averages where it kept them; None for random ones. The images may be of another size.
-        ema_decay: not in the paper: decay a step of a moving average of the generators' weights, which validation,
-            evaluation and export then use; 0 for none.
-        early_stopping: not in the paper: epochs without a better validation F1 after which the training ends; 0 for
-            never.
-        clip_norm: not in the paper: largest norm of the gradients, of both generators together and of both
-            discriminators together; 0 for no limit.
-        class_weights: not in the paper: "balanced" weighs the classification losses of a class by the inverse of its
-            share of the training images, "none" weighs all alike.
-        precision: "float32" or "mixed_bfloat16" (float32 weights and losses, bfloat16 convolutions).
-        deterministic: whether only deterministic operations may be used.
-        limit_train_images: images of each training domain that are used; 0 for all.
-        sample_interval: steps between training samples; 0 for none.
-        keep_checkpoints: newest checkpoints kept, besides the best.
-        save_minutes: minutes between savings in the middle of an epoch; 0 for none.
-        check_images: whether every image is decoded before the training begins.
-        distribute: "none", or "mirrored" (TensorFlow), "data_parallel" (JAX): each device takes an equal share of every
-            batch.
-        steps_per_execution: steps between two looks at the training from Python; more is faster with tiny networks.
-        jit_compile: whether XLA compiles the step; on processors it is slower than TensorFlow's own kernels. JAX
-            always does.
-    """
-
-    datasets_dir: str
-    output_dir: str
-    method: str = "operational"
-    q: int = 3
-    filters: int = 64
-    channels: int = 3
-    load_size: int = 286
-    crop_size: int = 256
-    window: str = "auto"
-    batch_size: int = 1
-    epochs: int = 2000
-    epoch_decay: int = 100
-    lr: float = 2e-4
-    beta_1: float = 0.5
-    cycle_loss_weight: float = 10.0
-    identity_loss_weight: float = 5.0
-    class_loss_weight: float = 0.1
-    adversarial_loss_weight: float = 1.0
-    pool_size: int = 50
-    seed: int = 0
-    upsampling: str = "transposed"
-    skip: str = "none"
-    noise_channels: int = 0
-    drawn_tone: bool = False
-    power_init: str = "equal"
-    cycle_a_loss_weight: float | None = None
-    identity_a_loss_weight: float | None = None
-    initial_run: str | None = None
-    ema_decay: float = 0.0
-    early_stopping: int = 0
-    clip_norm: float = 0.0
-    class_weights: str = "none"
-    precision: str = "float32"
-    deterministic: bool = True
-    limit_train_images: int = 0
-    sample_interval: int = 500
-    keep_checkpoints: int = 5
-    save_minutes: float = 10.0
-    check_images: bool = True
-    distribute: str = "none"
-    steps_per_execution: int = 1
-    jit_compile: bool = False
-
-    def check(self):
-        """Checks what can be checked without the data.
-
-        Raises:
-            UserError: naming the flag.
-        """
-        Window.parse(self.window)
-        for name, choices in (
-            ("method", METHODS),
-            ("upsampling", UPSAMPLINGS),
-            ("skip", SKIPS),
-            ("power_init", POWER_INITS),
-            ("class_weights", CLASS_WEIGHTS),
-            ("distribute", STRATEGIES),
-        ):
-            if getattr(self, name) not in choices:
-                raise UserError(f"--{name}={getattr(self, name)}: must be one of {', '.join(choices)}")
-        if self.precision not in PRECISIONS:
-            reason = (
-                "; float16 is refused because its range needs a loss scaling that Keras gives to one optimizer only"
-            )
-            raise UserError(
-                f"--precision={self.precision}: must be one of {', '.join(PRECISIONS)}"
-                + (reason if "float16" in self.precision else "")
-            )
-        if self.channels not in (1, 3):
-            raise UserError(f"--channels={self.channels}: must be 1 or 3")
-        for name in (
-            "q",
-            "filters",
-            "epochs",
-            "batch_size",
-            "crop_size",
-            "load_size",
-            "keep_checkpoints",
-            "steps_per_execution",
-        ):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name}={getattr(self, name)}: must be at least 1")
-        for name in (
-            "epoch_decay",
-            "lr",
-            "cycle_loss_weight",
-            "identity_loss_weight",
-            "class_loss_weight",
-            "adversarial_loss_weight",
-            "cycle_a_loss_weight",
-            "identity_a_loss_weight",
-            "noise_channels",
-            "pool_size",
-            "seed",
-            "sample_interval",
-            "limit_train_images",
-            "early_stopping",
-            "clip_norm",
-            "save_minutes",
-        ):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise UserError(f"--{name}={getattr(self, name)}: must be at least 0")
-        for name in ("beta_1", "ema_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"--{name}={getattr(self, name)}: must be in [0, 1)")
-        if self.distribute not in backend.STRATEGIES:
-            raise UserError(
-                f"--distribute={self.distribute}: Keras on {keras.backend.backend()} has it not; must be one of "
-                f"{', '.join(backend.STRATEGIES)}"
-            )
-        if self.drawn_tone:
-            self._check_drawn_tone()
-        backend.check(self)
-        stride = GENERATOR_STRIDE[self.method]
-        if self.crop_size % stride:
-            raise UserError(f"--crop_size={self.crop_size}: must be a multiple of {stride} for --method={self.method}")
-
-    def _check_drawn_tone(self):
-        if self.skip == "none" or not self.noise_channels:
-            raise UserError(
-                "--drawn_tone: needs a --skip with a tone curve, and --noise_channels to draw it from; try 4"
-            )
-        if self.batch_size < 2:
-            raise UserError("--drawn_tone: compares the images of a batch; give --batch_size=2 or more")
-        if self.distribute != "none":
-            raise UserError(f"--drawn_tone: compares whole batches; it does not go with --distribute={self.distribute}")
-
-    def model_config(self):
-        """The arguments of `R2CGAN`."""
-        return {
-            "method": self.method,
-            "q": self.q,
-            "channels": self.channels,
-            "filters": self.filters,
-            "image_size": self.crop_size,
-            "pool_size": self.pool_size,
-            "seed": self.seed,
-            "upsampling": self.upsampling,
-            "skip": self.skip,
-            "noise_channels": self.noise_channels,
-            "drawn_tone": self.drawn_tone,
-            "power_init": self.power_init,
-        }
+__all__ = ["TrainingConfig", "train"]
 
 
 def train(config, begin=lambda: None):
@@ -258,6 +52,12 @@ def train(config, begin=lambda: None):
         Interrupted: if Ctrl-C or SIGTERM ended it; the step it was in is finished and saved.
     """
     config.check()
+    if config.distribute not in backend.STRATEGIES:
+        raise UserError(
+            f"--distribute={config.distribute}: Keras on {keras.backend.backend()} has it not; must be one of "
+            f"{', '.join(backend.STRATEGIES)}"
+        )
+    backend.check(config)
     with backend.prepared(config):
         return _prepared(config, begin)
 
@@ -298,7 +98,7 @@ def _train(config, domains, validation, begin):
     backend.check_alike(run, step)
     if backend.leads():
         begin()
-        checkpoints.write_config(run, config.model_config(), dataclasses.asdict(config))
+        checkpoints.write_config(run, _model_config(config), dataclasses.asdict(config))
         _describe_films(config, domains)
     with Interruption() as interruption:
         # An epoch that was interrupted is finished by a `fit` of its own, because it has fewer steps than the others.
@@ -350,10 +150,19 @@ def _result(config, model, domains, validation, steps, started):
     return result
 
 
+def _model_config(config):
+    """What `R2CGAN` takes beside its dtype."""
+    return {
+        **dataclasses.asdict(config.network),
+        "image_size": config.crop_size,
+        "pool_size": config.pool_size,
+        "seed": config.seed,
+    }
+
+
 def _compiled_model(config, schedules, domains):
-    model = R2CGAN(**config.model_config(), dtype=config.precision)
+    model = R2CGAN(**_model_config(config), dtype=config.precision)
     average = {"use_ema": True, "ema_momentum": config.ema_decay} if config.ema_decay else {}
-    limit = config.clip_norm or None
     weights = LossWeights(
         config.cycle_loss_weight,
         config.identity_loss_weight,
@@ -365,11 +174,10 @@ def _compiled_model(config, schedules, domains):
     if config.class_weights == "balanced":
         weights = dataclasses.replace(weights, classes=_balanced_class_weights(domains))
     model.compile(
-        Adam(schedules[0], beta_1=config.beta_1, global_clipnorm=limit, **average),
-        Adam(schedules[1], beta_1=config.beta_1, global_clipnorm=limit),
+        Adam(schedules[0], beta_1=config.beta_1, **average),
+        Adam(schedules[1], beta_1=config.beta_1),
         weights,
-        steps_per_execution=config.steps_per_execution,
-        jit_compile=backend.jit_compile(config),
+        jit_compile=backend.JIT_COMPILE,
     )
     return model
 
@@ -460,9 +268,7 @@ def _validator(config, model, validation):
     if config.ema_decay or config.distribute != "none":
         # A network of its own: the averages must not enter the training, and only one device validates.
         with backend.alone():
-            copy = build_generator(
-                config.method, config.q, config.channels, config.filters, upsampling=config.upsampling, skip=config.skip
-            )
+            copy = build_generator(config.network.without_noise())
         restorer = Restorer(copy.predict_on_batch, restorer.size, restorer.channels, restorer.stride)
 
     def validate():
@@ -491,9 +297,16 @@ def _refuse_another_run(config):
     if "method" not in before:
         raise UserError(f"{run}: holds imported weights, not a training; give another --output_dir")
     # A run that is older than a setting was made with its default.
-    before = {field.name: field.default for field in dataclasses.fields(config)} | before
-    for name, value in dataclasses.asdict(config).items():
-        if name not in FREE_TO_CHANGE and before[name] != value:
+    before = {field.name: field.default for field in options.fields(config)} | before
+    for name, unused in RETIRED.items():
+        if before.get(name, unused) != unused:
+            raise UserError(
+                f"{run}: was trained with --{name}={before[name]}, which this version no longer has; it can "
+                "be evaluated and used, not trained on"
+            )
+    for field in options.fields(config):
+        name, value = field.name, getattr(config, field.name)
+        if field.metadata["fixed"] and before[name] != value:
             raise UserError(
                 f"{run}: holds a run with --{name}={before[name]}; it cannot go on with --{name}={value}. "
                 "Give the same flag, or another --output_dir"

@@ -140,9 +140,13 @@ def _flushed(code):
 def _parse(arguments, usage):
     if {"--help", "-help", "-h", "--helpshort"} & set(arguments[1:]):
         # absl shows the flags of the module that was started, which for an installed program is a script with none.
-        print(usage.strip() + "\n\nFlags:\n")
+        print(usage.strip() + "\n")
         for module in sorted(filter(_is_ours, flags.FLAGS.flags_by_module_dict())):
-            print(flags.FLAGS.module_help(module).strip().partition("\n")[2])
+            _, _, title = module.rpartition("/")  # a group of `option_flags`
+            print(
+                (f"{title}:\n" if "/" in module else "Flags:\n")
+                + flags.FLAGS.module_help(module).strip().partition("\n")[2]
+            )
         sys.exit(0)
     try:
         rest = flags.FLAGS(arguments)
