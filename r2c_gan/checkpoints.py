@@ -22,6 +22,7 @@ from pathlib import Path
 from r2c_gan import files
 from r2c_gan.errors import UserError
 from r2c_gan.model import R2CGAN
+from r2c_gan.network_options import RENAMED_SKIPS
 from r2c_gan.optimizers import Adam
 from r2c_gan.reference_weights import assign_reference_weights, read_authors_checkpoint
 from r2c_gan.schedules import LinearDecay
@@ -43,7 +44,7 @@ __all__ = [
 ]
 
 CONFIG = "config.json"
-RUN_FORMAT = 1
+RUN_FORMAT = 2
 BEST_BY = "val_f1"
 HDF5_OVERHEAD = 2048  # bytes an array, at most; measured: 1,110
 
@@ -86,8 +87,12 @@ def read_config(run):
     if not path.is_file():
         raise UserError(f"{run}: not a run folder (it holds no {CONFIG}); give the --output_dir of a training")
     config = files.read_json(path)
-    if not isinstance(config, dict) or config.get("format") != RUN_FORMAT or "model" not in config:
+    if not isinstance(config, dict) or config.get("format") not in (1, RUN_FORMAT) or "model" not in config:
         raise UserError(f"{path}: not a run of this version (format {RUN_FORMAT})")
+    if config["format"] == 1:
+        for part in (config["model"], config["training"]):
+            if "skip" in part:
+                part["skip"] = RENAMED_SKIPS.get(part["skip"], part["skip"])
     return config
 
 

@@ -12,7 +12,6 @@ from conftest import tiny_config
 from test_training import arrays_of, history, weights_file
 
 from r2c_gan import checkpoints
-from r2c_gan.errors import UserError
 from r2c_gan.restoration import Restorer
 from r2c_gan.training import train
 
@@ -81,11 +80,6 @@ def test_the_run_is_an_ordinary_one(runs):
     one, two = (Restorer.load(run, "latest")(images) for run in runs)
     np.testing.assert_allclose(two.passes[0], one.passes[0], atol=1e-4)
     assert checkpoints.read_config(runs[1])["training"]["distribute"] == "mirrored"
-
-
-def test_clipping_is_refused(datasets_dir, tmp_path):
-    with pytest.raises(UserError, match=r"--clip_norm=1\.0: .*--distribute=mirrored"):
-        train(tiny_config(datasets_dir, tmp_path / "run", clip_norm=1.0, distribute="mirrored"))
 
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused(datasets_dir, tmp_path):

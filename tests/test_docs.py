@@ -60,7 +60,7 @@ def place(run_dir, datasets_dir, tmp_path):
 
 
 def _write_sources(folder, rng):
-    """Class folders, QaTa-COV19's folders, and the recipe that a page gives."""
+    """Class folders and QaTa-COV19's folders."""
     qata = folder / "QaTa-COV19"
     sources = {
         "covid": folder / "clinic/covid",
@@ -71,8 +71,6 @@ def _write_sources(folder, rng):
     for name, source in sources.items():
         for index in range(20):
             write_image(source / f"{name}{index}.png", np.clip(rng.normal(0, 0.4, (48, 48, 1)), -1, 1))
-    text = (REPOSITORY / "docs" / "train.md").read_text(encoding="utf-8")
-    (folder / "recipe.flags").write_text(re.search(r"^```\n(--.*?)^```", text, re.MULTILINE | re.DOTALL)[1])
 
 
 def _write_dicom(folder):

@@ -100,7 +100,7 @@ def test_a_step_has_the_term_of_tone_and_the_model_keeps_its_curve(tmp_path):
         channels=1,
         image_size=16,
         pool_size=0,
-        skip="ranged_tone_curve",
+        skip="tone_curve",
         noise_channels=2,
         drawn_tone=True,
     )

@@ -40,11 +40,10 @@ TRAINING = {
     "crop_size": SIZE,
     "epochs": 2,
     "ema_decay": 0.5,
-    "clip_norm": 2.0,
     "class_weights": "balanced",
     "early_stopping": 5,
     "noise_channels": 1,
-    "skip": "ranged_tone_curve",
+    "skip": "tone_curve",
     "drawn_tone": True,
 }
 

@@ -27,7 +27,6 @@ SETTINGS = {
     "sample_interval": 2,
     "save_minutes": 0,
     "ema_decay": 0.5,
-    "clip_norm": 2.0,
     "class_weights": "balanced",
 }
 TRAIN = """

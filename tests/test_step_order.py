@@ -13,7 +13,7 @@ from r2c_gan import tensorflow_training
 from r2c_gan.model import R2CGAN
 from r2c_gan.optimizers import Adam
 
-DRAWN = {"skip": "ranged_tone_curve", "noise_channels": 2, "drawn_tone": True}
+DRAWN = {"skip": "tone_curve", "noise_channels": 2, "drawn_tone": True}
 
 
 @pytest.fixture

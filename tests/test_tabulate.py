@@ -127,41 +127,32 @@ def test_the_figure_is_drawn(tmp_path):
     assert (tmp_path / "gains.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_every_row_has_a_file_that_the_training_reads(tmp_path):
-    """Each states its command, cost and expectation, and holds flags that make a valid `TrainingConfig`."""
-    import dataclasses
-
-    from absl import flags
-
-    from r2c_gan.training import TrainingConfig
+def test_every_row_makes_a_valid_training():
+    from r2c_gan.configuration import TrainingConfig
 
     known = evidence.rows()
     assert known
-    fields = {field.name: field for field in dataclasses.fields(TrainingConfig)}
-    for row in known:
-        size, _ = evidence.size_and_data(row)
-        text = (evidence.CONFIGS / f"{row}.flags").read_text()
-        comment = "\n".join(line for line in text.splitlines() if line.startswith("#"))
-        assert f"python -m experiments.evidence --source xray/manifest.csv --rows={row}" in comment, row
-        assert re.search(r"hours? a seed", comment) and "Expected:" in comment, row
-        parsed = flags.FlagValues()
-        for name, field in fields.items():
-            define = {str: flags.DEFINE_string, int: flags.DEFINE_integer, bool: flags.DEFINE_bool}
-            define.get(field.type, flags.DEFINE_float)(name, None, "", flag_values=parsed)
-        parsed(["program", f"--flagfile={evidence.CONFIGS / row}.flags", "--datasets_dir=d", "--output_dir=o"])
-        given = {name: parsed[name].value for name in fields if parsed[name].present}
-        config = TrainingConfig(**given)
+    for name, row in known.items():
+        size, _ = evidence.size_and_data(name)
+        config = TrainingConfig.from_preset(row["preset"], **evidence.settings(name))
         config.check()
-        evidence.start_of(row)
-        assert config.crop_size == config.load_size == size, row
-        assert parsed["seed"].present == 0, f"{row}: the seeds stand in the first line"
+        assert config.crop_size == config.load_size == size, name
+        assert row["hours"] > 0 and row["about"] and row["seeds"], name
+        assert not {"seed", "datasets_dir", "output_dir", "initial_run"} & set(row["options"]), name
+
+
+def test_a_row_expects_only_what_was_recorded():
+    recorded = {path.name.rpartition("-")[0] for path in (REPOSITORY / "experiments/results/evidence").iterdir()}
+    for name, row in evidence.rows().items():
+        assert name in recorded or row.get("expected", "failure.") == "failure.", name
 
 
 def test_a_row_can_start_from_another(tmp_path, monkeypatch):
     """That one is trained first, with the same seed; its folder is given to the training."""
-    (tmp_path / "first-64-mild.flags").write_text("# seeds: 0\n")
-    (tmp_path / "second-128-mild.flags").write_text("# seeds: 0\n# starts from: first-64-mild\n")
-    monkeypatch.setattr(evidence, "CONFIGS", tmp_path)
+    row = 'preset = "compact"\nseeds = [0]\noptions = {}\n'
+    table = tmp_path / "rows.toml"
+    table.write_text(f'[first-64-mild]\n{row}[second-128-mild]\n{row}starts_from = "first-64-mild"\n')
+    monkeypatch.setattr(evidence, "ROWS", table)
     monkeypatch.setattr(evidence, "prepare", lambda source, study, size, data: f"{source}-{size}-{data}")
     called = []
     monkeypatch.setattr(evidence, "_call", lambda module, **arguments: called.append(arguments))
@@ -171,9 +162,10 @@ def test_a_row_can_start_from_another(tmp_path, monkeypatch):
     assert first["output_dir"] == second["initial_run"] == tmp_path / "runs" / "first-64-mild-2"
     assert first["datasets_dir"] == "xray-64-mild" and second["datasets_dir"] == "xray-128-mild"
     assert "initial_run" not in first and first["seed"] == second["seed"] == 2
-    (tmp_path / "second-128-mild.flags").write_text("# seeds: 0\n# starts from: third-64-mild\n")
+    assert (first["crop_size"], second["crop_size"]) == (64, 128)
+    table.write_text(f'[second-128-mild]\n{row}starts_from = "third-64-mild"\n')
     with pytest.raises(UserError, match="starts from third-64-mild, which is no row"):
-        evidence.start_of("second-128-mild")
+        evidence.rows()
 
 
 @pytest.mark.parametrize("name", ["operational-mild", "64-mild", "operational-3-64-foggy", "operational-3-mild-64"])
@@ -210,7 +202,7 @@ def test_recorded_results_are_whole():
     known = evidence.rows()
     for path in (REPOSITORY / "experiments" / "results" / "evidence").glob("*/result.json"):
         result = json.loads(path.read_text())
-        assert result["seed"] in known[result["row"]], path
+        assert result["seed"] in known[result["row"]]["seeds"], path
         assert path.parent.name == f"{result['row']}-{result['seed']}"
         assert result["training"]["steps"] > 0
 

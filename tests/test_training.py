@@ -239,7 +239,6 @@ def test_a_finished_run_is_left_alone(copied_run, datasets_dir, monkeypatch):
         {"precision": "mixed_bfloat16"},
         {"ema_decay": 0.5},
         {"initial_run": "elsewhere"},
-        {"clip_norm": 1.0},
         {"class_weights": "balanced"},
         {"deterministic": False},
         {"limit_train_images": 4},
@@ -422,7 +421,7 @@ def test_a_missing_domain_is_named(tmp_path, datasets_dir):
         ({"batch_size": -1}, r"--batch_size=-1"),
         ({"keep_checkpoints": 0}, r"--keep_checkpoints=0"),
         ({"epoch_decay": -1}, r"--epoch_decay=-1: must be at least 0"),
-        ({"lr": float("nan")}, r"--lr=nan: must be at least 0"),
+        ({"lr": float("nan")}, r"--lr=nan: must be a finite number"),
         ({"identity_loss_weight": -0.5}, r"--identity_loss_weight=-0\.5"),
         ({"pool_size": -1}, r"--pool_size=-1"),
         ({"seed": -1}, r"--seed=-1"),
@@ -431,9 +430,7 @@ def test_a_missing_domain_is_named(tmp_path, datasets_dir):
         ({"class_weights": "some"}, r"--class_weights=some: must be one of none, balanced"),
         ({"power_init": "taylor"}, r"--power_init=taylor: must be one of equal, maclaurin"),
         ({"distribute": "tpu"}, r"--distribute=tpu: must be one of none, mirrored"),
-        ({"clip_norm": -1.0}, r"--clip_norm=-1\.0: must be at least 0"),
-        ({"steps_per_execution": 0}, r"--steps_per_execution=0: must be at least 1"),
-        ({"drawn_tone": True, "noise_channels": 2}, r"--drawn_tone: needs a --skip with a tone curve"),
+        ({"drawn_tone": True, "noise_channels": 2}, r"--drawn_tone: needs --skip=tone_curve"),
         ({"drawn_tone": True, "skip": "tone_curve"}, r"--drawn_tone: .*and --noise_channels to draw it from"),
         ({**DRAWN, "batch_size": 1}, r"--drawn_tone: .*give --batch_size=2 or more"),
         ({**DRAWN, "distribute": "mirrored"}, r"--drawn_tone: .*does not go with --distribute=mirrored"),
@@ -479,20 +476,6 @@ def test_history_reads_back_what_was_written(run_dir):
 
 
 # --- beside the paper's recipe ---------------------------------------------------------------------------------------
-
-
-def test_clipping_limits_the_norm_of_all_gradients_of_an_optimizer(datasets_dir, tmp_path):
-    """Adam's first moment after one step is (1 - beta_1) times the gradient: its norm shows what the optimizer got."""
-    norms = {}
-    for limit in (0.0, 0.01):
-        run = tmp_path / str(limit)
-        train(tiny_config(datasets_dir, run, epochs=1, batch_size=6, clip_norm=limit, sample_interval=0))
-        arrays = arrays_of(weights_file(run, 1))
-        moments = [array for name, array in arrays.items() if name.startswith("discriminator_optimizer/")]
-        assert int(arrays["discriminator_optimizer/vars/0"]) == 1
-        norms[limit] = np.sqrt(sum(np.square(array).sum() for array in moments[2:] if np.abs(array).max() > 1e-12))
-    assert norms[0.0] > 0.1
-    assert norms[0.01] < 0.02
 
 
 def test_balanced_class_weights_come_from_the_training_images(tmp_path, monkeypatch):

@@ -29,7 +29,6 @@ VARIANTS = {
     "baseline": {},
     "mixed_bfloat16": {"precision": "mixed_bfloat16"},
     "ema": {"ema_decay": 0.99},
-    "clip_norm": {"clip_norm": 1.0},
     "early_stopping": {"early_stopping": 3},
     "unbalanced": {"data": "unbalanced"},
     "unbalanced-class_weights": {"data": "unbalanced", "class_weights": "balanced"},

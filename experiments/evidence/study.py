@@ -2,9 +2,9 @@
 
   python -m experiments.evidence --source xray/manifest.csv --study_dir study
 
-A row of the study is a training with its `.flags` file in `experiments/configs/`, named <variant>-<size>-<data>; its
-header states cost and expectation. Each row is trained with its seeds and evaluated on the same test images at every
-severity. Images are prepared at the size of training and never resized or cropped again: what a resizing would smooth
+A row of the study, named <variant>-<size>-<data>, stands in `rows.toml` beside this module: a preset, the options that
+differ from it, its cost and what was found. Each row is trained with its seeds and evaluated on the same test images at
+every severity. Images are prepared at the size of training and never resized or cropped again: what a resizing would smooth
 away, noise above all, stays, and chests are as large in training as in the test. Nothing that is finished is done
 again, and a training that was interrupted goes on where it was. What came out is written below `--results_dir`, from
 where `experiments.evidence.tabulate` makes the tables and figures.
@@ -13,6 +13,7 @@ where `experiments.evidence.tabulate` makes the tables and figures.
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 from absl import flags
@@ -22,7 +23,7 @@ from r2c_gan.cli import program
 from r2c_gan.errors import UserError
 
 FLAGS = flags.FLAGS
-CONFIGS = Path(__file__).parents[1] / "configs"
+ROWS = Path(__file__).with_name("rows.toml")
 SEVERITIES = ("mild", "moderate", "severe")
 # Of the radiographs: how many are held out. There are no patient ids, each image counts as a patient.
 DIVISION = {"val_fraction": 0.05, "test_fraction": 0.15, "test_poor": 1.0, "seed": 0, "on_error": "skip"}
@@ -30,20 +31,22 @@ PASSES = 3
 
 
 def rows():
-    """Dictionary from the name of a row to its seeds, in the order in which they are run.
-
-    The seeds stand in a file's first line: `# seeds: 0 1 2`.
+    """Dictionary from the name of a row to what `rows.toml` says of it, in the order in which they are run.
 
     Raises:
-        UserError: if a file has no such line.
+        UserError: if a row starts from one that is not there.
     """
-    found = {}
-    for path in sorted(CONFIGS.glob("*-*-*.flags")):
-        head, *_ = path.read_text(encoding="utf-8").split("\n", 1)
-        if not head.startswith("# seeds: "):
-            raise UserError(f"{path}: its first line must be '# seeds: ' and numbers")
-        found[path.stem] = [int(word) for word in head.removeprefix("# seeds: ").split()]
+    found = tomllib.loads(ROWS.read_text(encoding="utf-8"))
+    for name, row in found.items():
+        if row.get("starts_from", name) not in found:
+            raise UserError(f"{ROWS}: {name} starts from {row['starts_from']}, which is no row")
     return found
+
+
+def settings(row):
+    """The options of a row that differ from its preset, by name; the size of the images is that of its name."""
+    size, _ = size_and_data(row)
+    return {"load_size": size, "crop_size": size, **rows()[row]["options"]}
 
 
 def size_and_data(row):
@@ -71,35 +74,24 @@ def prepare(source, study, size, data):
     return folder
 
 
-def start_of(row):
-    """The row whose networks a row starts from, of the same seed; None if it starts from random ones.
-
-    It stands in the file as `# starts from: <row>`.
-
-    Raises:
-        UserError: if there is no such row.
-    """
-    for line in (CONFIGS / f"{row}.flags").read_text(encoding="utf-8").splitlines():
-        if line.startswith("# starts from: "):
-            start = line.removeprefix("# starts from: ")
-            if start not in rows():
-                raise UserError(f"{CONFIGS / row}.flags: starts from {start}, which is no row")
-            return start
-    return None
-
-
 def train(source, study, row, seed):
     """Trains one seed of a row, or goes on with it; first the run that it starts from.
 
     Returns:
         The run folder.
     """
-    start = start_of(row)
+    start = rows()[row].get("starts_from")
     initial = {"initial_run": train(source, study, start, seed)} if start else {}
     run = study / "runs" / f"{row}-{seed}"
     data = prepare(source, study, *size_and_data(row))
     _call(
-        "r2c_gan.cli.train", flagfile=CONFIGS / f"{row}.flags", datasets_dir=data, output_dir=run, seed=seed, **initial
+        "r2c_gan.cli.train",
+        preset=rows()[row]["preset"],
+        datasets_dir=data,
+        output_dir=run,
+        seed=seed,
+        **initial,
+        **settings(row),
     )
     return run
 
@@ -143,7 +135,7 @@ def main():
     program.write_flags(study)
     for row in FLAGS.rows or known:
         size, data = size_and_data(row)
-        for seed in known[row]:
+        for seed in known[row]["seeds"]:
             if (FLAGS.seeds and str(seed) not in FLAGS.seeds) or (results / f"{row}-{seed}" / "result.json").is_file():
                 continue
             run = train(FLAGS.source, study, row, seed)

@@ -58,7 +58,7 @@ def tables(results):
     for size in sorted({size_and_data(row)[0] for row in known}, reverse=True):
         for data in (*SEVERITIES, "quality"):
             trained = [row for row in known if size_and_data(row) == (size, data)]
-            every = [found for row in trained if (found := load(results, row, known[row], data))]
+            every = [found for row in trained if (found := load(results, row, known[row]["seeds"], data))]
             if ablations := [row for row in every if row.name.startswith(ABLATION)]:
                 ablations.sort(
                     key=lambda row: variant(row.name) != f"{ABLATION}none"
