@@ -91,7 +91,8 @@ def test_flags_that_are_written_down_give_the_same_training(tmp_path):
         for name in names:
             flags.FLAGS[name].unparse()
         flags.FLAGS(["program", f"--flagfile={tmp_path / 'flags.txt'}"])
-        assert TrainingConfig(**option_flags.given(TrainingConfig)) == TrainingConfig.from_preset("compact", q=2)
+        again = TrainingConfig.from_preset("compact", **option_flags.given(TrainingConfig))
+        assert again == config == TrainingConfig.from_preset("compact", q=2)
 
 
 @pytest.mark.parametrize(("was", "now"), [("ranged_tone_curve", "tone_curve"), ("tone_curve", "global_tone_curve")])
@@ -103,3 +104,23 @@ def test_runs_of_format_1_keep_the_tone_curve_that_they_were_trained_with(tmp_pa
     assert read_config(tmp_path)["model"]["skip"] == read_config(tmp_path)["training"]["skip"] == now
     with pytest.raises(UserError, match="--skip=global_tone_curve: must be one of none, tone_curve"):
         TrainingConfig(skip="global_tone_curve").check()
+
+
+def test_a_run_of_format_1_restores_as_it_did():
+    """`golden/run_format_1` was trained, and `expected.npz` restored, by the version that wrote it."""
+    from pathlib import Path
+
+    import numpy as np
+
+    from r2c_gan.restoration import Restorer
+
+    run = Path(__file__).parent / "golden" / "run_format_1"
+    image = np.random.default_rng(0).uniform(-1, 1, (1, 8, 8, 1)).astype("float32")
+    expected = np.load(run / "expected.npz")
+    from r2c_gan import checkpoints
+
+    model, _ = checkpoints.load_model(run, "latest")
+    restored, probabilities = model.restorer(image)
+    np.testing.assert_allclose(restored, expected["image"], atol=1e-6)
+    np.testing.assert_allclose(probabilities, expected["probabilities"], atol=1e-6)
+    assert Restorer.load(run, "latest").size == (16, 16)

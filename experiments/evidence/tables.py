@@ -206,7 +206,7 @@ def quickstart_table(result):
 
 
 def options_table(result):
-    """`experiments.evidence.options`' result: mean ± standard deviation over the seeds; dropped options are left out."""
+    """`experiments.evidence.options`' result: mean ± standard deviation over seeds; dropped options are left out."""
     lines = ["| | F1 | PSNR (dB) | SSIM |", "|---|---|---|---|"]
     for name in filter(OPTIONS.get, result):
         found, cells = result[name], [OPTIONS[name]]
