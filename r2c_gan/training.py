@@ -24,7 +24,6 @@ from r2c_gan.optimizers import Adam
 from r2c_gan.restoration import Restorer
 from r2c_gan.run_lock import run_lock
 from r2c_gan.schedules import LinearDecay
-from r2c_gan.window import Window
 
 if keras.backend.backend() == "jax":
     from r2c_gan import jax_training as backend

@@ -6,7 +6,7 @@ A row of the study, named <variant>-<size>-<data>, stands in `rows.toml` beside 
 differ from it, its cost and what was found. Each row is trained with its seeds and evaluated on the same test images at
 every severity. Images are prepared at the size of training and never resized or cropped again: what a resizing would
 smooth away, noise above all, stays, and chests are as large in training as in the test. Nothing that is finished is
-done again, and a training that was interrupted goes on where it was. What came out is written below `--results_dir`, from
+done again, and a training that was interrupted goes on where it was. What came out goes below `--results_dir`, from
 where `experiments.evidence.tabulate` makes the tables and figures.
 """
 
