@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
-from scipy import special, stats
+from scipy import special
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
@@ -25,7 +25,7 @@ from data_prep import quality
 from data_prep.degradations import DEGRADATIONS, SEVERITIES, degrade
 from data_prep.parallel import parallel_map
 from data_prep.sources import read_source
-from r2c_gan import files, images, metrics
+from r2c_gan import figures, files, images, metrics
 from r2c_gan.cli import program
 from r2c_gan.errors import UserError, reason
 
@@ -81,8 +81,8 @@ def scores(tables, names, model):
 
 def auroc(clean, degraded):
     """The share of (clean, degraded) pairs in which the clean image scores higher, ties counting one half."""
-    ranks = stats.rankdata(np.concatenate([clean, degraded]))
-    return float((ranks[: len(clean)].sum() - len(clean) * (len(clean) + 1) / 2) / (len(clean) * len(degraded)))
+    labels = np.repeat([1, 0], [len(clean), len(degraded)])
+    return metrics.auroc(labels, np.concatenate([clean, degraded]))
 
 
 # --- What the score is compared with ----------------------------------------------------------------------------------
@@ -290,8 +290,7 @@ def save_figure(judged, result, path):
     right.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
-    with files.atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=150)
+    figures.save(figure, path)
 
 
 def save_lines(model, path):
@@ -308,8 +307,7 @@ def save_lines(model, path):
     for axes in panels[len(model["features"]) :]:
         axes.set_axis_off()
     figure.supylabel("adds to the logit of the score; the usual clean image: 0", fontsize=8)
-    with files.atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=150)
+    figures.save(figure, path)
 
 
 def define_flags():

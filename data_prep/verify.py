@@ -21,7 +21,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 from absl import flags
-from scipy.stats import rankdata
 from tqdm import tqdm
 
 from data_prep import duplicates, prepare, splits
@@ -367,18 +366,11 @@ def probe_sources(items, groups, seed=0):
     for name, values in (("corners", pixels[:, outside]), ("whole", pixels.reshape(len(pixels), -1))):
         classifier = make_pipeline(StandardScaler(), SVC(C=3.0))
         scores = cross_val_predict(classifier, values, labels, groups=groups, cv=folds, method="decision_function")
-        low, high = metrics.bootstrap_interval(_auroc, labels, scores, clusters=groups, n=500, seed=seed)
-        result[name] = {"auroc": _auroc(labels, scores), "low": low, "high": high}
+        low, high = metrics.bootstrap_interval(metrics.auroc, labels, scores, clusters=groups, n=500, seed=seed)
+        result[name] = {"auroc": metrics.auroc(labels, scores), "low": low, "high": high}
     beyond = {name: result[name]["auroc"] - 0.5 for name in ("corners", "whole")}
     result["nearly_as_well"] = bool(beyond["corners"] > 0.1 and beyond["corners"] > 0.8 * beyond["whole"])
     return result
-
-
-def _auroc(labels, scores):
-    """The share of pairs of the two classes in the right order (Mann-Whitney), or None without such pairs."""
-    positive = int(labels.sum())
-    pairs = positive * (len(labels) - positive)
-    return float((rankdata(scores)[labels == 1].sum() - positive * (positive + 1) / 2) / pairs) if pairs else None
 
 
 def _counts(items):

@@ -74,7 +74,7 @@ def save_losses(history, path):
     if len(epochs) >= _SMOOTH_FROM:
         key.append("faint: every epoch, strong: running mean")
     figure.supxlabel(".   ".join(key), fontsize=_SMALL_SIZE, color="0.3")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _number(value):
@@ -219,7 +219,7 @@ def save_roc(labels, probabilities, path, clusters=None, seed=0):
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower right", fontsize=_SMALL_SIZE)
-    _save(figure, path)
+    save(figure, path)
 
 
 def save_confusion_matrix(matrix, path, class_names=("control", "COVID-19")):
@@ -251,7 +251,7 @@ def save_confusion_matrix(matrix, path, class_names=("control", "COVID-19")):
     axes.spines[:].set_visible(False)
     correct = int(np.trace(matrix))
     axes.set_title(f"{correct} of {int(matrix.sum())} images decided correctly", fontsize=_TITLE_SIZE)
-    _save(figure, path)
+    save(figure, path)
 
 
 # --- Images -----------------------------------------------------------------------------------------------------------
@@ -282,7 +282,7 @@ def save_panel(rows, path, column_titles, row_titles=None, captions=None, limits
     for axes_row, row in zip(grid, rows, strict=True):
         for axes, image in zip(axes_row, row, strict=True):
             _show(axes, image, limits)
-    _save(figure, path)
+    save(figure, path)
 
 
 def save_restoration_panel(
@@ -340,7 +340,7 @@ def save_restoration_panel(
     bar.set_yticklabels(
         [f"−{difference_limit:g}\ndarker", "0", f"+{difference_limit:g}\nlighter"], fontsize=_SMALL_SIZE
     )
-    _save(figure, path)
+    save(figure, path)
 
 
 def _caption(image, clean, stage, case, probabilities):
@@ -469,6 +469,11 @@ def _sample_title(text, width):
     return images.from_uint(strip)[..., None]
 
 
-def _save(figure, path):
+def save(figure, path, dpi=DPI):
+    """Writes a `matplotlib.figure.Figure` as PNG of `dpi` dots an inch, atomically.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
     with files.atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=DPI, format="png")
+        figure.savefig(temporary, dpi=dpi, format="png")

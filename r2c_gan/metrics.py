@@ -11,11 +11,9 @@ import numpy as np
 from scipy import stats
 
 CALIBRATION_BINS = 10
-MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang, Simoncelli and Bovik 2003, finest scale first
 
 _SSIM_WINDOW = 11
 _SSIM_SIGMA = 1.5
-_MS_SSIM_SMALLEST = _SSIM_WINDOW * 2 ** (len(MS_SSIM_WEIGHTS) - 1)
 
 
 # --- Classification ---------------------------------------------------------------------------------------------------
@@ -220,32 +218,6 @@ def ssim(reference, image, limits=(-1.0, 1.0)):
     return float(np.mean(luminance * contrast_structure))
 
 
-def ms_ssim(reference, image, limits=(-1.0, 1.0)):
-    """Multi-scale structural similarity (Wang, Simoncelli and Bovik 2003), 1 for equal images.
-
-    The product over five scales, each half the size of the one before, of the mean contrast-structure term to the power
-    of `MS_SSIM_WEIGHTS`; at the coarsest scale the whole SSIM. Negative terms count as 0. Mean over channels.
-
-    Args:
-        reference: the clean image, float [H, W] or [H, W, C]; 176x176 or more, so that the window fits all scales.
-        image: the image to judge, of the same shape.
-        limits: lowest and highest possible value.
-
-    Raises:
-        ValueError: if the shapes differ, a value is not finite, or the image is too small.
-    """
-    reference, image = (array - limits[0] for array in _image_pair(reference, image, _MS_SSIM_SMALLEST))
-    product = 1.0
-    for scale, weight in enumerate(MS_SSIM_WEIGHTS):
-        if scale:
-            reference, image = _halve(reference), _halve(image)
-        luminance, term = _ssim_maps(reference, image, limits[1] - limits[0])
-        if scale == len(MS_SSIM_WEIGHTS) - 1:
-            term = luminance * term
-        product = product * np.maximum(term.mean(axis=(0, 1)), 0) ** weight
-    return float(np.mean(product))
-
-
 def finite_mean(values):
     """Mean of the values that are finite (the PSNR of equal images is not), a float; None where none is."""
     finite = np.asarray(values, np.float64)
@@ -323,16 +295,6 @@ def _smooth(image):
     smooth = cv2.GaussianBlur(image, (_SSIM_WINDOW, _SSIM_WINDOW), _SSIM_SIGMA).reshape(image.shape)
     border = _SSIM_WINDOW // 2
     return smooth[border : image.shape[0] - border, border : image.shape[1] - border]
-
-
-def _halve(image):
-    """Means of 2x2 pixels; an odd last row or column is repeated."""
-    height, width, channels = image.shape
-    image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    return image.reshape((height + 1) // 2, 2, (width + 1) // 2, 2, channels).mean(axis=(1, 3))
-
-
-# --- Intervals and tests ----------------------------------------------------------------------------------------------
 
 
 def bootstrap_interval(statistic, *arrays, clusters=None, n=2000, confidence=0.95, seed=0):

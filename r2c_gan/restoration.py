@@ -11,6 +11,7 @@ from r2c_gan import checkpoints, files, images, layers, memory, plausibility, pr
 from r2c_gan.data import CLASSES
 from r2c_gan.errors import UserError
 from r2c_gan.networks import GENERATOR_STRIDE
+from r2c_gan.noise_level import noise_variance
 
 SIZES = ("model", "native")
 DETAILS = ("filtered", "all", "none")
@@ -353,19 +354,8 @@ def _carry_back(image, poor, restored, detail):
     enlarged = images.resize(restored, *size)
     if detail != "none":
         fine = image - images.resize(poor, *size)
-        enlarged = enlarged + (fine if detail == "all" else _wiener(fine, _noise_variance(image)))
+        enlarged = enlarged + (fine if detail == "all" else _wiener(fine, noise_variance(image)))
     return np.clip(enlarged, -1, 1)
-
-
-def _noise_variance(image):
-    """Variance of white noise in an image [H, W, C], a channel: Immerkaer 1996, with a median in place of the mean.
-
-    The kernel does not answer to planes, and its weights keep the variance of white noise. The median does not answer
-    to edges as long as they are in less than half of the image. Divided by that of the normal distribution.
-    """
-    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32) / 6
-    response = cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REFLECT).reshape(image.shape)
-    return (np.median(np.abs(response), axis=(0, 1)) / 0.6745) ** 2
 
 
 def _wiener(fine, noise):

@@ -238,23 +238,6 @@ class TestSsim:
             metrics.ssim(np.zeros((10, 30)), np.zeros((10, 30)))
 
 
-class TestMultiScaleSsim:
-    @pytest.mark.parametrize("shape", [(176, 176, 1), (201, 190, 3)])
-    def test_tensorflow_agrees(self, shape):
-        tf = pytest.importorskip("tensorflow")
-        reference, image = image_pair(*shape)
-        expected = tf.image.ssim_multiscale(*(tf.constant(array + 1, tf.float32) for array in (reference, image)), 2.0)
-        assert metrics.ms_ssim(reference, image) == pytest.approx(float(expected), abs=2e-5)
-
-    def test_a_negative_image_has_none(self):
-        reference, _ = image_pair(176, 176)
-        assert metrics.ms_ssim(reference, -reference) == 0
-
-    def test_refuses_small_images(self):
-        with pytest.raises(ValueError, match="at least 176x176"):
-            metrics.ms_ssim(np.zeros((175, 300)), np.zeros((175, 300)))
-
-
 def test_finite_mean():
     assert metrics.finite_mean([20.0, math.inf, 23.0]) == 21.5
     assert metrics.finite_mean([math.inf]) is None

@@ -6,9 +6,10 @@ import shutil
 import numpy as np
 import pytest
 
-from r2c_gan import checkpoints, images, memory, restoration
+from r2c_gan import checkpoints, images, memory
 from r2c_gan.errors import UserError
 from r2c_gan.layers import portable
+from r2c_gan.noise_level import noise_variance
 from r2c_gan.restoration import Restorer, TooLargeError, prediction_row
 
 
@@ -223,7 +224,7 @@ def test_noise_does_not_come_back_with_the_detail_but_edges_do():
 @pytest.mark.parametrize("sigma", [0.01, 0.05, 0.2])
 def test_noise_is_estimated(sigma):
     noise = np.random.default_rng(1).normal(0, sigma, (200, 210, 2)) * [1, 3]
-    estimated = restoration._noise_variance((sharp(200, 210, 2) * [1, 0] + noise).astype("float32"))
+    estimated = noise_variance((sharp(200, 210, 2) * [1, 0] + noise).astype("float32"))
     np.testing.assert_allclose(np.sqrt(estimated), [sigma, 3 * sigma], rtol=0.25)
 
 

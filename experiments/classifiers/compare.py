@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from data_prep.manifest import UNKNOWN, read_manifest
 from experiments.classifiers.training import Classifier
-from r2c_gan import files, images, metrics
+from r2c_gan import figures, files, images, metrics
 from r2c_gan.cli import program
 from r2c_gan.data import CLASSES, clean_twins, read_batches, read_domain
 from r2c_gan.errors import UserError
@@ -302,8 +302,7 @@ def save_roc(verdicts, labels, path):
         f"1 − specificity   ({positives} COVID-19 and {len(labels) - positives} control images)", fontsize=9
     )
     figure.supylabel("sensitivity", fontsize=9)
-    with files.atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=150, format="png")
+    figures.save(figure, path)
 
 
 def _line_styles(verdicts):
@@ -362,8 +361,7 @@ def save_f1(results, path, title=None):
     figure.legend(handles=handles, fontsize=8, frameon=False, ncols=2, loc="outside upper right")
     if title:
         figure.suptitle(title, fontsize=10, x=0.01, ha="left")
-    with files.atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=150, format="png")
+    figures.save(figure, path)
 
 
 def _draw_interval(axes, measured, place, color, fill):

@@ -5,7 +5,7 @@ import math
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from r2c_gan import files
+from r2c_gan import figures
 
 
 def save_history(rows, path):
@@ -49,5 +49,4 @@ def save_history(rows, path):
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(fontsize=8, frameon=False)
-    with files.atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=150, format="png")
+    figures.save(figure, path)

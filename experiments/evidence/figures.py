@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
 from experiments.evidence.rows import title
-from r2c_gan import files, metrics
+from r2c_gan import figures, metrics
 
 
 def confusion_matrix(row):
@@ -28,8 +28,7 @@ def save_rocs(loaded, path):
     axes.set(xlabel="1 − specificity", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1.005), aspect="equal")
     figure.legend(frameon=False, loc="outside lower center", title="AUROC, 95% interval", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-    with files.atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+    figures.save(figure, path, dpi=110)
 
 
 def save_gains(tests, path):
@@ -58,5 +57,4 @@ def save_gains(tests, path):
     axes.set_xlabel("gain in PSNR over the poor image (dB)\nbars: 95% interval over images; strokes: seeds")
     figure.legend(frameon=False, title="test images", loc="outside upper center", ncols=len(tests))
     axes.spines[["top", "right"]].set_visible(False)
-    with files.atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+    figures.save(figure, path, dpi=110)

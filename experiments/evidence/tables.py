@@ -8,7 +8,7 @@ import numpy as np
 from experiments.evidence.rows import TITLES, Estimate, title
 from experiments.restoration import figures as restoration_figures
 
-RESTORATION = {"psnr": ("PSNR (dB)", 2), "ssim": ("SSIM", 3), "haarpsi": ("HaarPSI", 3), "ms_ssim": ("MS-SSIM", 3)}
+RESTORATION = {"psnr": ("PSNR (dB)", 2), "ssim": ("SSIM", 3), "haarpsi": ("HaarPSI", 3)}
 # Of `experiments.evidence.options`.
 OPTIONS = {
     "baseline": "the recipe",

@@ -1,20 +1,17 @@
 """How the verdicts of one classifier on two versions of the same images agree, and which of them turn."""
 
 import numpy as np
+from sklearn.metrics import cohen_kappa_score
 
 from r2c_gan import metrics
 from r2c_gan.data import CLASSES
 
 
 def kappa(first, second):
-    """Cohen's kappa (1960) of two vectors of booleans: agreement beyond chance; None where chance explains all.
-
-    (p_o - p_e) / (1 - p_e), p_o the share of equal ones, p_e what is expected of independent ones.
-    """
-    first, second = np.asarray(first, bool), np.asarray(second, bool)
-    observed = np.mean(first == second)
-    expected = first.mean() * second.mean() + (1 - first.mean()) * (1 - second.mean())
-    return float((observed - expected) / (1 - expected)) if expected < 1 else None
+    """Cohen's kappa (1960) of two vectors of booleans: agreement beyond chance; None where chance explains all."""
+    if np.ptp([*first, *second]) == 0:
+        return None
+    return float(cohen_kappa_score(first, second))
 
 
 def agreement(first, second, clusters=None):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from experiments.classifiers.compare import STAGE_COLORS
-from r2c_gan import figures, files
+from r2c_gan import figures
 from r2c_gan.data import read_batches
 
 CLASS_TITLES = ("control", "COVID-19")
@@ -47,8 +47,7 @@ def save_verdicts(labels, called, path, title):
             axes.set_ylabel(f"verdict on {one}", fontsize=9)
             axes.set_title(f"true {CLASS_TITLES[label]}, n = {members.sum()}", fontsize=9, loc="left")
     figure.suptitle(f"{title}: verdicts that agree (blue) and that turn (orange)", fontsize=10)
-    with files.atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=150, format="png")
+    figures.save(figure, path)
 
 
 def _square(x, y, color, alpha):
@@ -102,8 +101,7 @@ def save_contrast(scores, labels, path):
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(fontsize=7, loc="upper left", framealpha=0.9)
     figure.supylabel("contrast on the poor and on the restored image", fontsize=8)
-    with files.atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=150, format="png")
+    figures.save(figure, path)
 
 
 def turned_cases(probabilities, target, count=PANEL_CASES):

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from experiments.reader_study.design import IMAGES
 from experiments.reader_study.measures import FEW_READERS, PUBLISHED
-from r2c_gan import files
+from r2c_gan import figures
 
 DPI = 150
 _COLORS = {"original": "#D55E00", "restored": "#0072B2"}  # Okabe and Ito 2008
@@ -62,7 +62,7 @@ def save_preference(result, path):
     axes.set_xlim(0, 1)
     _percent_axis(axes)
     axes.set_xlabel("Restored image preferred (95% intervals)", fontsize=9)
-    _save(figure, path)
+    figures.save(figure, path)
 
 
 def save_ratings(ratings, path):
@@ -95,7 +95,7 @@ def save_ratings(ratings, path):
     axes.set_xlim(0, 1)
     _percent_axis(axes)
     axes.set_xlabel("Share of the ratings", fontsize=9)
-    _save(figure, path)
+    figures.save(figure, path)
 
 
 def save_diagnosis(diagnosis, path):
@@ -115,7 +115,7 @@ def save_diagnosis(diagnosis, path):
     axes.set_xlim(0, 1)
     _percent_axis(axes)
     axes.set_xlabel("Readers' diagnosis from one image alone (95% intervals)", fontsize=9)
-    _save(figure, path)
+    figures.save(figure, path)
 
 
 def _draw_interval(axes, place, measure, color, bold=False):
@@ -131,11 +131,6 @@ def _percent_axis(axes):
     axes.grid(axis="x", alpha=0.25, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
-
-
-def _save(figure, path):
-    with files.atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=DPI, format="png")
 
 
 # --- Text -------------------------------------------------------------------------------------------------------------

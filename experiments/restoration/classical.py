@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 from skimage import restoration
 
-_NORMAL_MEDIAN = 0.6745  # median of |x| of the standard normal distribution
+from r2c_gan.noise_level import noise_variance
+
 _GRAYS = 256  # levels of CLAHE
 _LARGEST_GAMMA = 3.0
 
@@ -103,14 +104,8 @@ def unsharp_mask(image, radius=1.0, amount=0.5):
 
 
 def noise_level(image):
-    """Standard deviation of white noise in an image [H, W, C]: Immerkaer 1996, with a median in place of the mean.
-
-    The kernel does not answer to planes, and its weights keep the variance of white noise; the median does not answer
-    to edges as long as they are in less than half of the image.
-    """
-    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32) / 6
-    response = cv2.filter2D(np.asarray(image, np.float32), -1, kernel, borderType=cv2.BORDER_REFLECT)
-    return float(np.median(np.abs(response)) / _NORMAL_MEDIAN)
+    """Standard deviation of white noise in an image [H, W, C], of all channels together."""
+    return float(np.sqrt(np.mean(noise_variance(image))))
 
 
 def _unit(image):

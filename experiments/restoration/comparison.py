@@ -4,8 +4,8 @@
         --models=runs/operational-0,runs/light-0
 
 The datasets folder is one that `data_prep.prepare` has made with `--domains=by_degradation`: test images with their
-clean twins, validation images with theirs, and the manifest that says what degraded each. PSNR, SSIM, HaarPSI and, from
-176 pixels on, MS-SSIM are measured at the size of the images, or at --size, for
+clean twins, validation images with theirs, and the manifest that says what degraded each. PSNR, SSIM and HaarPSI are
+measured at the size of the images, or at --size, for
 
 - the poor image;
 - each classical method, with the one choice of parameters that is best on the validation images;
@@ -39,8 +39,7 @@ from r2c_gan import files, images, metrics
 from r2c_gan.cli import program
 from r2c_gan.errors import UserError
 
-MEASURES = {"psnr": metrics.psnr, "ssim": metrics.ssim, "haarpsi": haarpsi, "ms_ssim": metrics.ms_ssim}
-MS_SSIM_SMALLEST = 176  # pixels
+MEASURES = {"psnr": metrics.psnr, "ssim": metrics.ssim, "haarpsi": haarpsi}
 PANEL_MODELS = 4  # more make columns too narrow to see
 _BATCH = 8
 _PEAK = 100.0  # dB; for tuning, what an image without any error counts as
@@ -50,12 +49,8 @@ _PEAK = 100.0  # dB; for tuning, what an image without any error counts as
 
 
 def judge(clean, restored):
-    """Every measure that is defined at the size: a dictionary of floats. PSNR of equal images is infinite."""
-    return {
-        name: measure(clean, restored)
-        for name, measure in MEASURES.items()
-        if name != "ms_ssim" or min(clean.shape[:2]) >= MS_SSIM_SMALLEST
-    }
+    """Every measure: a dictionary of floats. PSNR of equal images is infinite."""
+    return {name: measure(clean, restored) for name, measure in MEASURES.items()}
 
 
 def _tune(job):

@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 from experiments.restoration import classical
 from experiments.restoration.cases import KINDS
 from experiments.restoration.statistics import INPUT, SMALLEST_GROUP, altered
-from r2c_gan import figures, files
+from r2c_gan import figures
 
 PANEL_CASES = 6
-UNITS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "haarpsi": "HaarPSI", "ms_ssim": "MS-SSIM"}
+UNITS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "haarpsi": "HaarPSI"}
 _COLORS = {"classical": "#56B4E9", "combination": "#0072B2", "model": "#D55E00"}  # Okabe and Ito 2008
 _COLUMNS = 4
 
@@ -62,8 +62,7 @@ def save_gains(rows, path, measure="psnr", grouping="present"):
         axes.set_axis_off()
     what = {"present": "images with this artifact", "dominant": "images where this artifact is the worst one"}[grouping]
     figure.supxlabel(f"gain in {UNITS[measure]} over the poor image, mean and 95% interval; {what}", fontsize=9)
-    with files.atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=figures.DPI, format="png")
+    figures.save(figure, path)
 
 
 def typical_cases(cases, dominants, scores):
