@@ -74,7 +74,7 @@ class ScheduleOptions:
         most=10**6,
         common=True,
     )
-    lr: float = option(2e-4, "Learning rate of Adam, for generators and discriminators.", least=0, most=10, common=True)
+    lr: float = option(2e-4, "Learning rate of Adam, for generators and discriminators.", least=0, common=True)
     beta_1: float = option(0.5, "Decay of Adam's first moment.", least=0, below=1)
     ema_decay: float = option(
         0.0,
@@ -138,7 +138,7 @@ class TrainingConfig(RunOptions, ScheduleOptions, LossOptions, NetworkOptions, D
         3
     """
 
-    preset: str = dataclasses.field(default=presets.PAPER, init=False)
+    preset: str = presets.PAPER  # what the settings started from, for the record
 
     @classmethod
     def from_preset(cls, name, **changes):
@@ -151,9 +151,7 @@ class TrainingConfig(RunOptions, ScheduleOptions, LossOptions, NetworkOptions, D
         Raises:
             UserError: if there is no preset of that name.
         """
-        config = cls(**{**presets.read(name)[1], **changes})
-        object.__setattr__(config, "preset", name)
-        return config
+        return cls(**{**presets.read(name)[1], **changes, "preset": name})
 
     @property
     def network(self):

@@ -80,7 +80,7 @@ def _wrong(value, hint, meta):
         return None
     if below is not None:
         return f"must be in [{least}, {below})"
-    return f"must be at least {least}" if most is None else f"must be from {least} to {most}"
+    return f"must be at least {least}" if value < least else f"must be at most {most}"
 
 
 def kind_of(hint):

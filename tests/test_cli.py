@@ -149,7 +149,7 @@ def test_train_refuses_another_flag_and_keeps_the_record(call, run_dir, datasets
     run = Path(shutil.copytree(run_dir, tmp_path / "run"))
     (run / "flags.txt").write_text("--lr=0.001\n")
     call("train", **TINY, datasets_dir=datasets_dir, output_dir=run).assert_one_line_error(
-        run, "--method=operational", "--method=convolutional-light"
+        run, "--load_size=36", "--load_size=20"
     )
     assert (run / "flags.txt").read_text() == "--lr=0.001\n"
 

@@ -36,11 +36,11 @@ def test_a_field_is_a_flag_with_help_and_a_check():
         with pytest.raises(flags.IllegalFlagValueError):
             flags.FLAGS(["program", "--shade=gray"])
     for change, message in (
-        ({"margin": 10}, "--margin=10: must be from 0 to 9"),
+        ({"margin": 10}, "--margin=10: must be at most 9"),
         ({"shade": "gray"}, "--shade=gray: must be one of dark, light"),
         ({"margin": 1.5}, "--margin=1.5: must be a whole number"),
         ({"lr": float("inf")}, "--lr=inf: must be a finite number"),
-        ({"seed": 2**32}, "--seed=4294967296: must be from 0 to 4294967295"),
+        ({"seed": 2**32}, "--seed=4294967296: must be at most 4294967295"),
     ):
         with pytest.raises(UserError) as error:
             options.check(Enlarged(**change))

@@ -414,7 +414,7 @@ def test_a_missing_domain_is_named(tmp_path, datasets_dir):
         ({"method": "linear"}, r"--method=linear: must be one of operational"),
         ({"precision": "mixed_float16"}, r"--precision=mixed_float16: .*float16 is refused because"),
         ({"precision": "int8"}, r"--precision=int8: must be one of float32, mixed_bfloat16$"),
-        ({"channels": 2}, r"--channels=2: must be 1 or 3"),
+        ({"channels": 2}, r"--channels=2: must be one of 1, 3"),
         ({"q": 0}, r"--q=0: must be at least 1"),
         ({"filters": 0}, r"--filters=0"),
         ({"epochs": 0}, r"--epochs=0"),
