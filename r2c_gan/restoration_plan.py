@@ -72,10 +72,18 @@ def plan(sources, settings):
         file, name = Path(file), Path(name)
         known = name.suffix.lower() in images.IMAGE_SUFFIXES  # a DICOM file may be called by its UID, without one
         stem = name.with_suffix("") if known else name
-        derive = settings.format == "dicom" or (settings.format == "auto" and images.is_dicom(file))
+        derive = settings.format == "dicom" or (settings.format == "auto" and _seems_dicom(file))
         output = stem.with_name(stem.name + (".dcm" if derive else ".png"))
         found.append(Target(file, name, output, _panel_of(output) if settings.panels else None))
     return found
+
+
+def _seems_dicom(file):
+    """Whether a file is DICOM, or is called so and cannot be looked into: then it must not be in another's way."""
+    if images.is_dicom(file):
+        return True
+    readable = os.path.isfile(file) and os.access(file, os.R_OK)
+    return not readable and file.suffix.lower() in images.DICOM_SUFFIXES
 
 
 def _panel_of(output):

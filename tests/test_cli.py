@@ -313,7 +313,7 @@ BAD = {
     "its own input": (
         "restore",
         {"model": "{run}", "output": "{datasets}/testA", "input": "{datasets}/testA"},
-        ["--output={datasets}/testA", "covid-1.png"],
+        ["--output={datasets}/testA", "the input folder"],
     ),
     "an output that exists": ("export", {"model": "{run}", "output": "{datasets}"}, ["{datasets}", "--output"]),
     "a run without a checkpoint": ("export", {"model": "{bare}", "output": "out"}, ["{bare}"]),
@@ -342,6 +342,9 @@ def test_bad_input_is_one_line_and_exit_code_1(call, places, tmp_path, monkeypat
         arguments = {**TINY, "datasets_dir": "{datasets}", "output_dir": "out", **arguments}
     filled = {key: value.format(**places) if isinstance(value, str) else value for key, value in arguments.items()}
     call(name, **filled).assert_one_line_error(*(part.format(**places) for part in parts))
+    if case == "a broken input":  # an outcome, too: the tables come, without rows
+        assert json.loads((tmp_path / "out" / "predictions.json").read_text()) == []
+        shutil.rmtree(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []  # nothing half-done is left behind
 
 

@@ -396,13 +396,16 @@ def test_links_fifos_and_long_names(folder, tmp_path):
     """A loop of links is named; two links to one file, as git-annex makes them, are two files; 250 bytes are a name."""
     (folder / "loop.png").symlink_to(folder / "loop.png")
     (folder / "twin.png").symlink_to(folder / "a.png")
+    (folder / "b.dcm").symlink_to(folder / "gone")  # beside b.png
+    os.mkfifo(folder / "pipe.png")
+    (folder / "device.png").symlink_to("/dev/zero")
     long = flat(folder / f"{'x' * 246}.png", 0.3)
     uid = flat(folder / f"{'.12345' * 41}.png".lstrip("."), 0.3)
     sources = find_sources(str(folder), tmp_path / "out")
-    assert len(sources) == 9
+    assert len(sources) == 12
     outcome = restore_files(halving(), sources, tmp_path / "out", Settings(panels=True))
-    assert [failure["file"] for failure in outcome.failures] == ["loop.png"]
-    assert "symbolic link" in outcome.failures[0]["reason"]
+    assert [failure["file"] for failure in outcome.failures] == ["b.dcm", "device.png", "loop.png", "pipe.png"]
+    assert "symbolic link" in outcome.failures[2]["reason"]
     rows = {row["file"]: row for row in outcome.rows}
     assert {long.name, uid.name, "twin.png", "a.png"} <= set(rows)
     assert rows["twin.png"]["p_covid"] == rows["a.png"]["p_covid"] != rows[long.name]["p_covid"]

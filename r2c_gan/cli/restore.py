@@ -88,14 +88,16 @@ def main():
             FLAGS.readers,
             FLAGS.overwrite,
             progress=_progress_bar,
-            report=lambda failure: tqdm.write(f"skipped: {failure['reason']}", file=sys.stderr),
+            report=_report if len(sources) > 1 else lambda failure: None,
         )
     program.write_flags(FLAGS.output)
     before = f", {outcome.kept} of them finished before" if outcome.kept else ""
     labels = ", ".join(f"{count} {label}" for label, count in outcome.labels.items())
     print(f"{len(outcome.rows)} images{f' ({labels})' if labels else ''}{before}; ", end="")
     print(f"{outcome.labels_changed} change their label when restored -> {FLAGS.output}")
-    if outcome.skipped:
+    if len(sources) == len(outcome.skipped) == 1:
+        _report(outcome.skipped[0])
+    elif outcome.skipped:
         print(f"{len(outcome.skipped)} files skipped: not an image")
     for scaling, count in outcome.scalings.items():
         if scaling != "full range":
@@ -106,6 +108,8 @@ def main():
         print("Text burned into pixels, file names and journal.jsonl may still identify patients.")
     print("Research only, not for diagnosis.", flush=True)
     if outcome.failures:
+        if len(sources) == 1:
+            raise UserError(outcome.failures[0]["reason"])
         raise UserError(
             f"{len(outcome.failures)} of {len(sources)} files could not be restored; they are named above and in "
             f"{Path(FLAGS.output) / 'result.json'}"
@@ -127,6 +131,10 @@ def _ended_in_order():
         raise Interrupted("what is finished is kept; the same command goes on from there", number) from None
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _report(failure):
+    tqdm.write(f"skipped: {failure['reason']}", file=sys.stderr)
 
 
 @contextlib.contextmanager
