@@ -95,6 +95,7 @@ class Prepared:
         left_out: list of `data_prep.sources.Problem`.
         pairs: list of (name, name), near-duplicates.
         largest_group: how many images the largest group has that had to stay together.
+        faint: names of the radiographs that use little of the gray range, see `r2c_gan.window.warning`.
     """
 
     counts: list
@@ -102,6 +103,7 @@ class Prepared:
     left_out: list
     pairs: list
     largest_group: int
+    faint: list
 
 
 def load(path, window="auto"):
@@ -156,7 +158,7 @@ def prepare(folder, records, problems, preparation, workers=1):
     folder = Path(folder)
     left_out = list(problems)
     _fail_on(problems, preparation)
-    records, hashes, wrong = _read(records, preparation, workers)
+    records, hashes, wrong, faint = _read(records, preparation, workers)
     _fail_on(wrong, preparation)
     records, hashes, unused = _usable(records, hashes, preparation)
     left_out = sorted(left_out + wrong + unused, key=lambda problem: problem.name)
@@ -189,7 +191,7 @@ def prepare(folder, records, problems, preparation, workers=1):
     table = cross_table(cells)
     files.write_csv(folder / COUNTS_FILE, table, table[0])
     names = [(records[first].name, records[second].name) for first, second in pairs]
-    return Prepared(table, len(records), left_out, names, int(np.bincount(groups).max()))
+    return Prepared(table, len(records), left_out, names, int(np.bincount(groups).max()), faint)
 
 
 def _fail_on(problems, preparation):
@@ -204,8 +206,8 @@ def _fail_on(problems, preparation):
 
 
 def _read(records, preparation, workers):
-    """Opens every file once: (records that can be used, their hashes uint8 [N, 32], problems)."""
-    kept, hashes, problems, patients, names = [], [], [], {}, set()
+    """Opens every file once: (records that can be used, their hashes uint8 [N, 32], problems, names of faint ones)."""
+    kept, hashes, problems, patients, names, faint = [], [], [], {}, set(), []
     with closing(parallel_map(_scan, ((record, preparation) for record in records), workers)) as scans:
         for record, scan in zip(records, tqdm(scans, "reading", len(records), unit="image"), strict=True):
             if record.name in names:
@@ -215,17 +217,18 @@ def _read(records, preparation, workers):
             if isinstance(scan, Problem):
                 problems.append(scan)
                 continue
-            phash, found = scan
+            phash, found, warned = scan
+            faint += [record.name] if warned else []
             if "patient" in found:  # the number of a person in a hospital does not belong into a manifest
                 found["patient"] = patients.setdefault(found["patient"], f"dicom-{len(patients) + 1:05d}")
             names.add(record.name)
             kept.append(dataclasses.replace(record, **found))
             hashes.append(phash)
-    return kept, np.array(hashes, np.uint8).reshape(-1, duplicates.HASH_BITS // 8), problems
+    return kept, np.array(hashes, np.uint8).reshape(-1, duplicates.HASH_BITS // 8), problems, faint
 
 
 def _scan(job):
-    """Looks at one record: (perceptual hash, what it adds to the record), or a `Problem`."""
+    """Looks at one record: (perceptual hash, what it adds to the record, a warning or None), or a `Problem`."""
     record, preparation = job
     if shown(record.name) != record.name:
         return Problem(record.name, record.path, "the name is not UTF-8 text; rename the file")
@@ -237,7 +240,7 @@ def _scan(job):
         found = {key: value for key, value in header.items() if getattr(record, key) == UNKNOWN}
         if preparation.domains == "by_quality" and record.quality is None:
             found["quality"] = _score(fit(image, preparation.size))
-        return duplicates.perceptual_hash(image), found
+        return duplicates.perceptual_hash(image), found, window.warning(2 * image - 1)
     except Exception as error:  # whatever it is, it is about this file
         return Problem(record.name, record.path, reason(error, record.path))
 
@@ -445,6 +448,11 @@ def _report(prepared, masks, count_read, seconds, output_dir):
         print(f"left out: {problem.name}: {problem.reason}")
     if len(prepared.left_out) > 5:
         print(f"left out: {len(prepared.left_out) - 5} more, see {MANIFEST_FILE}")
+    if prepared.faint:
+        print(
+            f"warning: {len(prepared.faint)} images use less than a quarter of the gray range, such as "
+            f"{prepared.faint[0]}; --window=percentile may show more"
+        )
     for first, second in prepared.pairs[:5]:
         print(f"near-duplicates: {first} and {second}")
     if len(prepared.pairs) > 5:

@@ -1,5 +1,6 @@
 """Labels, streams and their errors. Images are flat or graded, so that a sample tells where it came from."""
 
+import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -356,3 +357,21 @@ def test_batches_for_evaluation(tmp_path):
     break_png(files[3])
     with pytest.raises(ImageError, match=r"3\.png"):
         list(read_batches(files, 6, 3, 2))
+
+
+def test_training_and_evaluation_read_the_same_levels(tmp_path):
+    """12 bits in 16 are stretched in both alike, and by another rule where one is given."""
+    for folder in ("trainA", "trainB"):
+        (tmp_path / folder).mkdir()
+        levels = np.linspace(200, 4000, 16 * 16).astype(np.uint16).reshape(16, 16)
+        for name in ("covid-1.png", "control-1.png"):
+            cv2.imwrite(str(tmp_path / folder / name), levels)
+    domains = [data.read_domain(tmp_path / folder) for folder in ("trainA", "trainB")]
+    for window, expected in (("auto", (levels - 200) / 1900 - 1), ("full", levels / 32767.5 - 1)):
+        (batch,) = data.read_batches(domains[0].files, 16, 1, 2, window)
+        stream = data.UnpairedStream(*domains, 16, 16, 1, window=window)
+        sample = stream.sample(0, 0, 0)[0][..., 0]
+        np.testing.assert_allclose(batch[0, ..., 0], expected, atol=1e-5)
+        np.testing.assert_allclose(np.sort(sample, axis=1), expected, atol=1e-5)  # mirrored or not
+    with pytest.raises(UserError, match="--window=x"):
+        data.UnpairedStream(*domains, 16, 16, 1, window="x")

@@ -169,9 +169,63 @@ def test_what_is_no_image_is_refused(tmp_path, contents, says):
 def test_missing_folder_and_link_to_itself(tmp_path):
     (tmp_path / "folder.png").mkdir()
     os.symlink(tmp_path / "loop.png", tmp_path / "loop.png")
-    for name, says in [("none.png", "no such file"), ("folder.png", "directory"), ("loop.png", "cannot be read")]:
+    for name, says in [("none.png", "no such file"), ("folder.png", "a directory"), ("loop.png", "cannot be read")]:
         with pytest.raises(ImageError, match=says):
             images.read_image(tmp_path / name)
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")  # nobody writes: reading it would wait for ever
+    os.symlink(tmp_path / "pipe.png", tmp_path / "link.dcm")
+    for path, says in [
+        (tmp_path / "pipe.png", "a named pipe"),
+        (tmp_path / "link.dcm", "a named pipe"),
+        ("/dev/zero", "a device"),
+        ("/dev/null", "a device"),
+        (tmp_path, "a directory"),
+    ]:
+        with pytest.raises(ImageError, match=f"not a file but {says}"):
+            images.read_image(path)
+        assert not images.is_dicom(path)
+    assert images.list_images(tmp_path, unnamed_dicom=True)  # does not wait either
+
+
+def test_a_name_that_is_not_utf_8_or_cannot_be_one(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.png")
+    save(path, smooth(), format="PNG")
+    assert images.read_image(path).shape == (24, 31, 1)
+    (tmp_path / "words").write_text("words")
+    os.replace(tmp_path / "words", path)
+    with pytest.raises(ImageError, match="not a PNG"):
+        images.read_image(path)
+    for name in ("a\0b.png", "a" * 300 + ".png"):
+        with pytest.raises(ImageError, match="cannot be read"):
+            images.read_image(tmp_path / name)
+
+
+def test_a_file_larger_than_any_film_is_not_read(tmp_path):
+    with (tmp_path / "a.tif").open("wb") as file:
+        file.truncate(images.MAX_BYTES + 1)  # sparse
+    with pytest.raises(ImageError, match="bytes; at most"):
+        images.read_image(tmp_path / "a.tif")
+
+
+def test_a_file_says_how_its_levels_were_chosen(tmp_path):
+    cv2.imwrite(str(tmp_path / "deep.png"), smooth().astype(np.uint16) * 16)
+    cv2.imwrite(str(tmp_path / "dark.png"), smooth() // 8)
+    deep, full = (images.read_file(tmp_path / "deep.png", window=window) for window in ("auto", "full"))
+    assert (deep.scaling, deep.warning) == ("values that occur (no window in the file)", None)
+    assert full.scaling == "full range" and "less than a quarter" in full.warning
+    assert "less than a quarter" in images.read_file(tmp_path / "dark.png", window="auto").warning
+    with pytest.raises(UserError, match="--window=x"):
+        images.read_image(tmp_path / "deep.png", window="x")
+
+
+def test_what_was_written_with_16_bits_is_read_as_it_is(tmp_path):
+    for shape in ((24, 31, 1), (24, 31, 3)):
+        image = np.random.default_rng(0).uniform(-0.5, 0.1, shape).astype(np.float32)
+        images.write_image(tmp_path / "a.png", image, 16)
+        np.testing.assert_allclose(images.read_image(tmp_path / "a.png", window="auto"), image, atol=2e-5)
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read every file")

@@ -672,3 +672,19 @@ def test_real_radiographs(tmp_path):
     assert {row["original"] for row in kept(rows)} == {record.name for record in records}
     assert not any(row["left_out"] for row in rows)
     assert prepared.counts[0]["source"] == "cohen_talo"
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_films_of_12_bits_in_16_are_no_ghosts(tmp_path, suffix):
+    source = make_source(tmp_path / "in", 6, 6)
+    for file in source.rglob("*.png"):
+        levels = np.rint(4095 * film(int("".join(filter(str.isdigit, file.stem))), SIDE)).astype(np.uint16)
+        file.unlink()
+        cv2.imwrite(str(file.with_suffix(f".{suffix}")), levels)
+    rows = kept(run(source, tmp_path / "auto"), "trainB")
+    assert rows and all(pixels(tmp_path / "auto" / row["file"]).max() == 255 for row in rows)
+    (tmp_path / "full").mkdir()
+    prepared = prepare(tmp_path / "full", *read_source(source), Preparation(window="full"))
+    assert len(prepared.faint) == prepared.radiographs == 12
+    with pytest.raises(UserError, match="--window=wide: must be"):
+        Preparation(window="wide")
