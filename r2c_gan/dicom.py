@@ -143,11 +143,11 @@ def _require_image(path, dataset):
         return
     if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
         raise HeaderError("floating point pixels are not supported")
-    from pydicom.uid import UID
+    from pydicom.uid import UID_dictionary
 
     class_uid = _header_text(dataset, "SOPClassUID") or _header_text(dataset.file_meta, "MediaStorageSOPClassUID")
-    name = UID(class_uid).name
-    if not class_uid or class_uid == name or "Image Storage" in name or "Rows" in dataset:
+    name = _class_name(class_uid)
+    if class_uid not in UID_dictionary or "Image Storage" in name or "Rows" in dataset:
         for keyword in ("NumberOfFrames", "Rows", "Columns", "BitsAllocated"):  # one may have swallowed the rest
             integer(dataset, keyword, 0)
         raise HeaderError("a DICOM file without pixels (no PixelData); cut short?")
@@ -301,11 +301,22 @@ def _check_stream(pixels, depth):
         return
     if depth.high != depth.stored - 1:
         raise HeaderError(f"HighBit {depth.high} with BitsStored {depth.stored} in compressed pixels is not supported")
+    _check_boxes(stream)
     size = _stream_size(stream)
     if size is not None and size != (pixels.Rows, pixels.Columns):
         raise HeaderError(
             f"the compressed pixels are {size[1]} x {size[0]}, the header says {pixels.Columns} x {pixels.Rows}"
         )
+
+
+def _check_boxes(stream):
+    """The boxes before the pixels of a JP2 file have lengths: pydicom would walk over one of 0 bytes for ever."""
+    position = 12
+    while stream.startswith(b"\0\0\0\x0cjP  ") and stream[position + 4 : position + 8] != b"jp2c":
+        length = int.from_bytes(stream[position : position + 4], "big")
+        if length < 8 or position + length >= len(stream):
+            raise HeaderError("the DICOM pixels cannot be decoded (damaged JP2 box)")
+        position += length
 
 
 def _stream_size(stream):
@@ -359,10 +370,10 @@ def unlike_chest_radiograph(dataset):
     if class_uid and class_uid not in _RADIOGRAPH_CLASSES | _CAPTURE_CLASSES:
         return f"its SOP class is {_class_name(class_uid)}, not a radiograph"
     if modality not in _RADIOGRAPHS | _UNSAID:
-        return f"its Modality is {modality}, not a radiograph (CR, DX or RG)"
+        return f"its Modality is {_printable(modality[:16])}, not a radiograph (CR, DX or RG)"
     chest = _is_chest(dataset, body_part)
     if chest is False:
-        return f"its body part is {body_part or 'another'}, not the chest"
+        return f"its body part is {_printable(body_part[:64]) or 'another'}, not the chest"
     if chest is None and modality not in _RADIOGRAPHS and class_uid not in _RADIOGRAPH_CLASSES:
         return "it says neither that it is a radiograph (Modality) nor that it shows the chest (BodyPartExamined)"
     return None
@@ -386,9 +397,9 @@ def _is_chest(dataset, body_part):
 
 
 def _class_name(class_uid):
-    from pydicom.uid import UID
+    from pydicom.uid import UID_dictionary
 
-    return UID(class_uid).name
+    return UID_dictionary[class_uid][0] if class_uid in UID_dictionary else f"unknown ({_printable(class_uid[:64])})"
 
 
 def _header_text(dataset, keyword):

@@ -440,6 +440,29 @@ def test_a_jpeg_2000_stream_of_another_size_is_not_allocated(tmp_path):
         images.read_image(tmp_path / "a.dcm")
 
 
+@pytest.mark.parametrize("length", [0, 1, 200])
+def test_a_jp2_box_of_no_length_ends(tmp_path, length):
+    """pydicom looks for the pixels from box to box, and would not come past this one."""
+    dataset = pydicom.dcmread(write(tmp_path / "a.dcm", ramp(12, False)))
+    boxes = b"\0\0\0\x0cjP  \r\n\x87\n" + length.to_bytes(4, "big") + b"ftypjp2 "
+    dataset.PixelData = pydicom.encaps.encapsulate([boxes])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = uid.JPEG2000Lossless
+    dataset.save_as(tmp_path / "a.dcm")
+    with pytest.raises(ImageError, match="damaged JP2 box"):
+        images.read_image(tmp_path / "a.dcm")
+
+
+def test_an_unknown_object_is_named_in_print(tmp_path):
+    dataset = pydicom.dcmread(write(tmp_path / "a.dcm", ramp(12, False), PixelData=None, Rows=None))
+    dataset.SOPClassUID = "1.2\x1b[2J"
+    dataset.save_as(tmp_path / "a.dcm")
+    with pytest.raises(ImageError, match="without pixels") as caught:
+        images.read_image(tmp_path / "a.dcm")
+    assert str(caught.value).isprintable()
+    assert dicom.unlike_chest_radiograph(dataset).isprintable()
+
+
 def test_an_unknown_transfer_syntax_is_said(tmp_path):
     dataset = pydicom.dcmread(write(tmp_path / "a.dcm", ramp(12, False)))
     dataset.PixelData = pydicom.encaps.encapsulate([b"film"])
