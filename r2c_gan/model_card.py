@@ -11,8 +11,6 @@ from r2c_gan import files
 from r2c_gan.errors import UserError
 
 FILE = "model_card.md"
-# Settings that are paths: of these the card gives the last part only, because it leaves the machine.
-PATHS = ("datasets_dir", "output_dir")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +148,7 @@ def _data(origin):
 
 def _training(origin):
     settings = {
-        name: Path(value).name if name in PATHS else value
+        name: _without_folders(value)
         for name, value in origin.training.items()
         if name != "imported_from" and value is not None  # a flag that was not given
     }
@@ -248,6 +246,11 @@ def _files(exported):
 def _table(header, rows):
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _without_folders(value):
+    """Of a path the last part, because the card leaves the machine; any other setting as it is."""
+    return Path(value).name if isinstance(value, str) and "/" in value else value
 
 
 def _known(value, form="{}"):

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -70,11 +71,15 @@ def test_figures_of_the_run(run):
 
 def test_paths_of_the_machine_stay_on_it(run):
     config = json.loads((run / "config.json").read_text())
+    for name in ("initial_run", "a_flag_of_next_year"):
+        config["training"][name] = f"/home/someone/runs/{name}/"
+    files.write_json(run / "config.json", config)
     card = card_of(run, evaluated(run.parent / "evaluation", checkpoints.select(run)))
     for name in ("datasets_dir", "output_dir"):
         assert "/" in config["training"][name]
         assert config["training"][name] not in card
     assert "/home/someone" not in card and "`lung set`" in card
+    assert table_row(card, "`--initial_run`") == ["`initial_run`"]
 
 
 def test_figures_of_the_evaluation(run, tmp_path):
@@ -144,3 +149,18 @@ def test_the_card_of_an_export_gives_the_checksums_of_its_files(tmp_path):
     card = (tmp_path / "exported" / "model_card.md").read_text()
     for name in ("saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001"):
         assert table_row(card, f"`{name}`")[1] == f"`{files.sha256(tmp_path / 'exported' / name)}`"
+
+
+def test_an_export_holds_no_path_of_the_machine(run, tmp_path):
+    model, checkpoint = checkpoints.load_model(run)
+    config = json.loads((run / "config.json").read_text())
+    export.export_saved_model(model, tmp_path / "exported", {"run": "run"}, model_card.read_origin(run, checkpoint))
+    written = [path.read_bytes() for path in (tmp_path / "exported").rglob("*") if path.is_file()]
+    assert len(written) > 4 and any(b"trainA" in text for text in written)
+    places = {
+        str(tmp_path),
+        str(Path(model_card.__file__).parent),
+        str(Path.home()),
+        config["training"]["datasets_dir"],
+    }
+    assert not [place for place in places if any(place.encode() in text for text in written)]

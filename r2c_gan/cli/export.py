@@ -43,7 +43,7 @@ def main():
         (model, source), origin, title = pretrained.load(), None, FLAGS.model
     else:
         model, checkpoint = checkpoints.load_model(FLAGS.model, FLAGS.checkpoint)
-        source = {"run": Path(FLAGS.model).name, "epoch": checkpoint.epoch, "sha256": checkpoint.sha256}
+        source = {"run": Path(FLAGS.model).resolve().name, "epoch": checkpoint.epoch, "sha256": checkpoint.sha256}
         origin = model_card.read_origin(FLAGS.model, checkpoint, FLAGS.evaluation)
         title = f"epoch {checkpoint.epoch} of {FLAGS.model}"
     if FLAGS.format == "onnx":
