@@ -143,7 +143,7 @@ def _write_records(work, targets, todo, interrupted):
         {row["file"]: row["left_out"] for row in rows if row["left_out"]},
         sorted(work.skipped, key=lambda skipped: skipped["file"]),
         dict(collections.Counter(row["scaling"] for row in rows)),
-        {row["file"]: row["warning"] for row in rows if row["warning"]},
+        {row["file"]: row["warning"] for row in rows if row.get("warning")},
     )
     files.write_csv(work.output_dir / "predictions.csv", outcome.rows, COLUMNS)
     files.write_json(work.output_dir / "predictions.json", [_typed(row) for row in outcome.rows])
@@ -197,7 +197,10 @@ class _Work:
         if isinstance(error, UserError):
             reason = str(error)
         else:
-            why = "not enough memory" if isinstance(error, MemoryError) else f"{type(error).__name__}: {error}"
+            said = str(error)
+            if "(most recent call last)" in said:  # TensorFlow's messages begin with a traceback
+                said = said.split("\n\n")[-1].partition("\n\t")[0]
+            why = "not enough memory" if isinstance(error, MemoryError) else f"{type(error).__name__}: {said}"
             reason = f"{target.file}: {doing} ({why})"
         reason = re.sub(r"\s*[\x00-\x1f\x7f]+\s*", " ", reason)  # of one line
         if len(reason) > _LONGEST_REASON:

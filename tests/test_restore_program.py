@@ -339,7 +339,10 @@ def test_a_batch_that_fails_is_tried_image_by_image(folder, tmp_path):
     class Picky(Halving):
         def __call__(self, batch):
             if (batch < -0.25).any():  # deep/a.png and deep/d.png
-                raise RuntimeError("paddings must be less\n\tthan 1")
+                raise RuntimeError(
+                    "Graph execution error:\n\nDetected at node x defined at (most recent call last):\n"
+                    '  File "restore.py", line 1\n\npaddings must be\nless than 1\n\t [[{{node x}}]] [Op:y]'
+                )
             return super().__call__(batch)
 
     for size in ("model", "native"):
