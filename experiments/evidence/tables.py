@@ -24,18 +24,23 @@ def methods_table(loaded):
     """Rows of one test set in Markdown, the poor images themselves first."""
     restores = all(row.scores for row in loaded)
     head = ["", "seeds", "F1", "AUROC"] + ["PSNR (dB)", "SSIM"] * restores + ["parameters", "hours"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines = []
     if restores:
-        lines.append(f"| poor images | | | | {_poor(loaded[0], 'psnr', 2)} | {_poor(loaded[0], 'ssim', 3)} | | |")
+        poor = (_poor(loaded[0], "psnr", 2), _poor(loaded[0], "ssim", 3))
+        lines.append(["poor images", "", "", "", *poor, "", ""])
     for row in loaded:
         cells = [title(row.name), str(len(row.probabilities)), row.f1().text(2), row.auroc().text(2)]
         if restores:
             cells += (
                 [row.score("psnr_restored").text(2), row.score("ssim_restored").text(3)] if row.scores else ["", ""]
             )
-        cells += [f"{row.parameters:,}", f"{row.seconds / 3600:.1f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append([*cells, f"{row.parameters:,}", f"{row.seconds / 3600:.1f}"])
+    return markdown(head, lines)
+
+
+def markdown(head, rows):
+    """A table in Markdown: a list of column titles, and a list of cells for each row."""
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in (head, ["---"] * len(head), *rows))
 
 
 def summary_table(cells, restorations):
@@ -45,22 +50,28 @@ def summary_table(cells, restorations):
         cells: dictionary (size, severity) -> list of `Row`s that were trained with that severity.
         restorations: dictionary of the same keys -> `result.json` of `experiments.restoration`.
     """
-    lines = [
-        "| public radiographs | | seeds | n | PSNR (dB) poor → best classical → restored | SSIM | F1 | AUROC |",
-        "|---|---|---|---|---|---|---|---|",
+    head = [
+        "public radiographs",
+        "network",
+        "seeds",
+        "PSNR (dB): poor",
+        "best classical",
+        "restored",
+        "SSIM",
+        "F1",
+        "AUROC",
     ]
-    for (size, data), row in ((key, row) for key, found in cells.items() for row in found):
-        texts = []
-        for measure, digits in (("psnr", 1), ("ssim", 2)):
-            steps = [row.score(f"{measure}_input").value]
-            if (size, data) in restorations:
-                result = restorations[size, data]
-                steps.append(mean_of(result, result["best_classical"][measure], measure)["mean"])
-            restored = dataclasses.replace(row.score(f"{measure}_restored"), deviation=None)
-            texts.append(" → ".join([*(f"{value:.{digits}f}" for value in steps), restored.text(digits)]))
-        cells = [f"{size} px, {data}", title(row.name), str(len(row.probabilities)), str(len(row.labels)), *texts]
-        lines.append("| " + " | ".join([*cells, row.f1().text(2), row.auroc().text(2)]) + " |")
-    return "\n".join(lines)
+    rows = []
+    for key, row in ((key, row) for key, found in cells.items() for row in found):
+        classical = ""
+        if key in restorations:
+            result = restorations[key]
+            classical = f"{mean_of(result, result['best_classical']['psnr'], 'psnr')['mean']:.1f}"
+        psnr, ssim = (dataclasses.replace(row.score(f"{name}_restored"), deviation=None) for name in ("psnr", "ssim"))
+        measured = [psnr.text(1), ssim.text(2), row.f1().text(2), row.auroc().text(2)]
+        poor = f"{row.score('psnr_input').value:.1f}"
+        rows.append([f"{key[0]} px, {key[1]}", title(row.name), len(row.probabilities), poor, classical, *measured])
+    return markdown(head, rows)
 
 
 def mean_of(result, method, measure, against=None, grouping="all", group="all"):
@@ -73,18 +84,15 @@ def mean_of(result, method, measure, against=None, grouping="all", group="all"):
 def restoration_table(result):
     """Every method of restoring beside the poor image, over one test set, in Markdown."""
     measures = [measure for measure in RESTORATION if any(row["measure"] == measure for row in result["rows"])]
-    lines = [
-        "| | " + " | ".join(RESTORATION[measure][0] for measure in measures) + " | PSNR higher than poor |",
-        "|" + "---|" * (len(measures) + 2),
-    ]
+    lines = []
     for method in dict.fromkeys(row["method"] for row in result["rows"]):
         cells = [restoration_figures.title(method)]
         for measure in measures:
             row = mean_of(result, method, measure)
             cells.append(Estimate(row["mean"], row["low"], row["high"], None).text(RESTORATION[measure][1]))
         better = "" if method == "input" else f"{mean_of(result, method, 'psnr', 'input')['improved']:.0%}"
-        lines.append("| " + " | ".join([*cells, better]) + " |")
-    return "\n".join(lines)
+        lines.append([*cells, better])
+    return markdown(["", *(RESTORATION[measure][0] for measure in measures), "PSNR higher than poor"], lines)
 
 
 def preservation_table(result):
@@ -100,15 +108,14 @@ def preservation_table(result):
         "beyond anatomy": ("opacities", "kept_beyond_anatomy"),
         "opacities invented in controls": ("controls", "false_opacity_anywhere"),
     }
-    lines = [f"| {phantoms['n']} phantoms, {phantoms['n_covid']} with opacities | " + " | ".join(columns) + " |"]
-    lines.append("|" + "---|" * (1 + len(columns)))
+    lines = []
     for stage, measures in phantoms["stages"].items():
         cells = [stage]
         for group, name in columns.values():
             found = measures[group][name]
             cells.append(_interval(found, "value" if "value" in found else "share"))
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return markdown([f"{phantoms['n']} phantoms, {phantoms['n_covid']} with opacities", *columns], lines)
 
 
 def classifiers_table(result):
@@ -121,19 +128,18 @@ def classifiers_table(result):
         for pair in result["comparisons"]
         if pair["first"].startswith("joint head of ")
     }
-    lines = [
-        f"| n = {result['n']} | images | F1 | AUROC | sensitivity | specificity | McNemar p, against the joint head |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    measures = ("f1", "auroc", "sensitivity", "specificity")
+    head = [f"n = {result['n']}", "images", "F1", "AUROC", *measures[2:], "McNemar p, against the joint head"]
+    lines = []
     for verdict in result["verdicts"]:
         cells = ["joint head" if verdict["joint_head"] else _named(verdict["classifier"], result["classifiers"])]
         cells.append(re.sub(" by .*", "", verdict["images"]))
-        for measure in ("f1", "auroc", "sensitivity", "specificity"):
+        for measure in measures:
             cells.append(_interval(verdict["measures"][measure]))
         p_value = None if verdict["joint_head"] else tested.get(f"{verdict['classifier']} on {verdict['images']}")
         cells.append("" if p_value is None else f"{p_value:.3f}" if p_value >= 0.001 else "< 0.001")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return markdown(head, lines)
 
 
 def _named(name, classifiers):
@@ -153,11 +159,9 @@ def agreement_table(result):
     if not found:
         return None
     classifier = result["classifier"]
-    lines = [
-        f"| {found['n']} radiographs, verdicts of {_named(classifier['name'], {classifier['name']: classifier})} "
-        "| agree with those on clean images | kappa | COVID-19 lost | COVID-19 invented | F1 |",
-        "|---|---|---|---|---|---|",
-    ]
+    title = f"{found['n']} radiographs, verdicts of {_named(classifier['name'], {classifier['name']: classifier})}"
+    head = [title, "agree with those on clean images", "kappa", "COVID-19 lost", "COVID-19 invented", "F1"]
+    lines = []
     for place, (name, measured) in enumerate(found["models"].items()):
         for image in ("poor", "restored")[place > 0 :]:
             agreement = measured["agreement"][f"{image}_clean"]
@@ -169,30 +173,20 @@ def agreement_table(result):
                 (measured["against_clean"][image]["invented"], "share"),
             ):
                 cells.append(_interval(values, key))
-            lines.append("| " + " | ".join([*cells, f"{measured['f1'][image]:.2f}"]) + " |")
-    return "\n".join(lines)
+            lines.append([*cells, f"{measured['f1'][image]:.2f}"])
+    return markdown(head, lines)
 
 
 def speed_table(result):
     """`experiments.benchmarks`'s result: time over the literal reading in float32 and bfloat16, and peak memory."""
-    steps = {(step["network"], step["size"], step["batch"]): step for step in result["steps"]}
-    columns = sorted({key[1:] for key in steps})
-    lines = [
-        "| float32, bfloat16; memory | " + " | ".join(f"{size} px, batch {batch}" for size, batch in columns) + " |",
-        "|" + "---|" * (len(columns) + 1),
-    ]
-    for network in dict.fromkeys(key[0] for key in steps):
-        cells = [TITLES.get(network, network)]
-        for column in columns:
-            step = steps.get((network, *column))
-            cells.append(
-                f"{step['float32']['ratio']:.2f}, {step['mixed_bfloat16']['ratio']:.2f}; "
-                f"{step['float32']['memory_ratio']:.2f}"
-                if step
-                else ""
-            )
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    order = list(dict.fromkeys(step["network"] for step in result["steps"]))
+    steps = sorted(result["steps"], key=lambda step: (order.index(step["network"]), step["size"], step["batch"]))
+    rows = []
+    for step in steps:
+        ratios = [step["float32"]["ratio"], step["mixed_bfloat16"]["ratio"], step["float32"]["memory_ratio"]]
+        network = TITLES.get(step["network"], step["network"])
+        rows.append([network, step["size"], step["batch"], *(f"{ratio:.2f}" for ratio in ratios)])
+    return markdown(["network", "pixels", "batch", "time, float32", "time, bfloat16", "memory, float32"], rows)
 
 
 def quickstart_table(result):
@@ -202,18 +196,18 @@ def quickstart_table(result):
         cells.append(" → ".join(f"{result[f'{measure}_{stage}']:.{digits}f}" for stage in ("input", "restored")))
     cells += [f"{result[measure]:.2f}" for measure in ("f1", "auroc")]
     head = ["`make quickstart`", "n", "PSNR poor → restored (dB)", "SSIM poor → restored", "F1", "AUROC"]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), cells))
+    return markdown(head, [cells])
 
 
 def options_table(result):
     """`experiments.evidence.options`' result: mean ± standard deviation over seeds; dropped options are left out."""
-    lines = ["| | F1 | PSNR (dB) | SSIM |", "|---|---|---|---|"]
+    lines = []
     for name in filter(OPTIONS.get, result):
         found, cells = result[name], [OPTIONS[name]]
         for measure, digits in (("f1", 2), ("psnr", 1), ("ssim", 2)):
             cells.append(f"{found['mean'][measure]:.{digits}f} ± {found['sd'][measure]:.{digits}f}")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return markdown(["", "F1", "PSNR (dB)", "SSIM"], lines)
 
 
 def worst_table(row, count=8):
@@ -222,14 +216,12 @@ def worst_table(row, count=8):
     gains = np.where(np.isfinite(poor), restored - poor, np.inf)
     probabilities = row.probabilities.mean(axis=0)
     wrong = np.abs(row.labels - probabilities)
-    lines = ["| restored worst | PSNR (dB) | classified worst | p(COVID-19) |", "|---|---|---|---|"]
+    lines = []
     losers = np.argsort(gains, kind="stable")[:count]
     for loser, misread in zip(losers, np.argsort(-wrong, kind="stable")[:count], strict=True):
-        lines.append(
-            f"| {row.files[loser]} | {poor[loser]:.1f} → {restored[loser]:.1f} | "
-            f"{row.files[misread]} | {probabilities[misread]:.2f} |"
-        )
-    return "\n".join(lines)
+        psnr = f"{poor[loser]:.1f} → {restored[loser]:.1f}"
+        lines.append([row.files[loser], psnr, row.files[misread], f"{probabilities[misread]:.2f}"])
+    return markdown(["restored worst", "PSNR (dB)", "classified worst", "p(COVID-19)"], lines)
 
 
 def _interval(found, key="value", digits=2):
