@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_checkpoints import write_authors_checkpoint
 
 from r2c_gan.images import write_image
 
@@ -54,6 +55,7 @@ def place(run_dir, datasets_dir, tmp_path):
         smooth = np.cumsum(rng.normal(0, 0.02, (60, 50, 1)), axis=0)
         write_image(tmp_path / "radiographs" / f"{index}.png", np.clip(smooth, -1, 1))
     shutil.copy(tmp_path / "radiographs" / "0.png", tmp_path / "radiograph.png")
+    write_authors_checkpoint(tmp_path / "checkpoints" / "operational", "operational", q=3, epoch=1)
     _write_dicom(tmp_path)
     _write_sources(tmp_path, rng)
     return tmp_path
