@@ -35,6 +35,10 @@ _OTHERS = {  # what may well be called .png, and is not read
 }
 
 
+MAX_DECODED = 300_000_000
+"""The most bytes of samples that are decoded; reading takes up to 2 GB then."""
+
+
 @dataclasses.dataclass
 class Raster:
     """What a file stores.
@@ -90,6 +94,16 @@ def decode(path, data):
     raise ImageError(f"{path}: not a PNG, JPEG, TIFF or DICOM image" + (f", but {kind} file" if kind else ""))
 
 
+def _check_budget(path, height, width, samples, size):
+    """Raises `ImageError` for more than `MAX_DECODED` bytes of samples of `size` bytes, or a size that is not read."""
+    check_size(path, height, width)
+    if height * width * samples * size > MAX_DECODED:
+        raise ImageError(
+            f"{path}: {width} x {height} pixels of {samples * size} bytes; at most {MAX_DECODED // 1_000_000} million "
+            "bytes are decoded"
+        )
+
+
 def oriented(image, orientation):
     """[H, W, C] as stored -> as it is to be shown, for an orientation 1 to 8 of TIFF or EXIF."""
     if orientation in (5, 6, 7, 8):
@@ -116,6 +130,7 @@ def _png(path, data):
     check_size(path, height, width)
     if color not in _SAMPLES or depth not in _DEPTHS.get(color, (8, 16)) or any(methods) or interlaced > 1:
         raise ImageError(f"{path}: damaged PNG (its header is not valid)")
+    _check_budget(path, height, width, _SAMPLES[color] if color != _PALETTE else 4, -(-depth // 8))
     stream = _whole_stream(path, stream, _png_size(height, width, depth * _SAMPLES[color], interlaced))
 
     # Palette indices are decoded as gray levels: so one that the palette does not have can be told from black.
@@ -241,7 +256,7 @@ _NOISE = bytes(np.random.default_rng(0).integers(1, 255, 1024, np.uint8))  # wit
 
 def _jpeg(path, data):
     jpeg = _parsed_jpeg(path, data)
-    check_size(path, jpeg.height, jpeg.width)
+    _check_budget(path, jpeg.height, jpeg.width, jpeg.channels, 1)
     levels = imagecodecs.jpeg8_decode(jpeg.whole)
     if not np.array_equal(levels, imagecodecs.jpeg8_decode(jpeg.filled)):
         raise ImageError(f"{path}: truncated JPEG (its compressed pixels end too early)")
@@ -270,6 +285,7 @@ class _Jpeg:
 
     height: int
     width: int
+    channels: int
     bits: int
     adobe: bool
     orientation: int
@@ -327,9 +343,9 @@ def _parsed_jpeg(path, data):
             at = end
     if not frame or any(missing.values()):
         raise ImageError(f"{path}: truncated or damaged JPEG")
-    height, width, bits, _, _ = frame
+    height, width, bits, components, _ = frame
     whole, filled = (b"".join([*parts, b"\xff\xd9"]) for parts in (whole, filled))
-    return _Jpeg(height, width, bits, adobe, orientation or 1, whole, filled)
+    return _Jpeg(height, width, len(components), bits, adobe, orientation or 1, whole, filled)
 
 
 def _jpeg_frame(path, kind, body):
@@ -400,6 +416,7 @@ def _tiff(path, data):
         page = file.pages[0]
         check_size(path, page.imagelength, page.imagewidth)
         bits, colors, extra = _tiff_kind(path, page)
+        _check_budget(path, page.imagelength, page.imagewidth, page.samplesperpixel, 1 if bits <= 8 else 2)
         levels = _tiff_levels(path, page, data)
         tag = page.tags.get("Orientation")
         orientation = tag.value if tag is not None and tag.value in range(1, 9) else 1

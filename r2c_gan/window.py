@@ -17,7 +17,8 @@ HELP = (
 )
 PERCENTILES = (0.5, 99.5)
 _USED_AT_LEAST = 0.25  # of the output range; below it a warning is given
-_SAMPLES = 1 << 18  # values that percentiles are taken of: a regular grid of that many is exact enough
+# Values that percentiles are taken of: a regular grid of that many is exact enough, for a warning the fewer.
+_SAMPLES, _SAMPLES_OF_A_WARNING = 1 << 18, 1 << 14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,12 +102,10 @@ class Window:
             low = self.center - 0.5 - (self.width - 1) / 2
             return low, low + self.width - 1, f"window {self}"
         if kind != "full":
-            shown = values if valid is None else values[valid]
-            if shown.size:
-                low, high = _ends(shown, kind)
-                if low < high:
-                    named = "values that occur" if kind == "min-max" else "percentiles .5 to 99.5"
-                    return low, high, f"{named} (no window in the file)" if self.kind == "auto" else named
+            low, high = _ends(values, valid, kind) or (0, 0)
+            if low < high:
+                named = "values that occur" if kind == "min-max" else "percentiles .5 to 99.5"
+                return low, high, f"{named} (no window in the file)" if self.kind == "auto" else named
         return *(float(end) for end in full), "full range"
 
 
@@ -134,17 +133,29 @@ def warning(pixels, valid=None):
         pixels: float array in [-1, 1].
         valid: as in `Window.scale`.
     """
-    shown = pixels if valid is None else pixels[valid]
-    if shown.size:
-        low, high = _ends(shown, "percentile")
-        if high - low >= 2 * _USED_AT_LEAST:
-            return None
+    low, high = _ends(pixels, valid, "percentile", _SAMPLES_OF_A_WARNING) or (0, 0)
+    if high - low >= 2 * _USED_AT_LEAST:
+        return None
     return "less than a quarter of the gray range is used; --window=percentile may show more"
 
 
-def _ends(values, kind):
-    if kind == "min-max":
-        return float(values.min()), float(values.max())
-    values = values.reshape(-1)
-    low, high = np.percentile(values[:: max(1, values.size // _SAMPLES)], PERCENTILES, method="nearest")
+def _ends(values, valid, kind, samples=_SAMPLES):
+    """The (lowest, highest) valid value, or percentile; None where no pixel is valid."""
+    if kind == "percentile":
+        across = min(2, values.ndim if valid is None else valid.ndim)
+        step = max(1, round((values.size / samples) ** (1 / across)))
+        grid = (slice(None, None, step),) * across
+        values = values[grid]
+        values = values if valid is None else values[valid[grid]]
+        if not values.size:
+            return None
+        low, high = np.percentile(values, PERCENTILES, method="nearest")
+    elif valid is None:
+        low, high = values.min(), values.max()
+    else:
+        if not valid.any():
+            return None
+        first = values[np.unravel_index(valid.argmax(), valid.shape)].flat[0]
+        where = valid.reshape(valid.shape + (1,) * (values.ndim - valid.ndim))
+        low, high = values.min(where=where, initial=first), values.max(where=where, initial=first)
     return float(low), float(high)

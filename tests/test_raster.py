@@ -135,7 +135,8 @@ def test_a_png_that_claims_more_than_it_holds_takes_no_memory(read):
     header = struct.pack(">IIBBBBB", 20_000, 20_000, 16, RGB_ALPHA, 0, 0, 0)
     huge = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", b"x") + png_chunk(b"IEND", b"")
     endless = png(LEVELS, 8, GRAY, stream=lambda rows: zlib.compress(rows + bytes(500_000_000), 9))
-    just = struct.pack(">IIBBBBB", 10_000, 9_000, 16, RGB_ALPHA, 0, 0, 0)
+    just = struct.pack(">IIBBBBB", 10_000, 9_000, 16, GRAY, 0, 0, 0)
+    rich = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 10_000, 9_000, 16, RGB_ALPHA, 0, 0, 0))
     empty = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", just) + png_chunk(b"IDAT", zlib.compress(b"x"))
     tracemalloc.start()
     try:
@@ -143,6 +144,8 @@ def test_a_png_that_claims_more_than_it_holds_takes_no_memory(read):
             read(huge)
         with pytest.raises(ImageError, match="truncated PNG"):
             read(empty + png_chunk(b"IEND", b""))
+        with pytest.raises(ImageError, match="pixels of 8 bytes; at most 300 million bytes"):
+            read(empty[:8] + rich + empty[33:] + png_chunk(b"IEND", b""))
         same(read(endless), LEVELS / 255)
         assert tracemalloc.get_traced_memory()[1] < 150e6
     finally:
