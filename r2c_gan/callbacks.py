@@ -78,9 +78,31 @@ class GoOn(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         for name, values in self.means.items():
+            if name not in self.model.means or len(values) != len(self.model.means[name].variables):
+                raise UserError(
+                    f"the checkpoint in the middle of epoch {epoch + 1} holds no mean {name!r} of this model"
+                )
             for variable, value in zip(self.model.means[name].variables, values, strict=True):
                 variable.assign(value)
         self.means = {}
+
+
+class FolderGuard(keras.callbacks.Callback):
+    """Ends the training, before anything is written, if the run folder is no longer there.
+
+    Args:
+        still_there: what `run_lock` yields.
+    """
+
+    def __init__(self, still_there):
+        super().__init__()
+        self.still_there = still_there
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.still_there()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.still_there()
 
 
 class Saver(keras.callbacks.Callback):
@@ -93,10 +115,21 @@ class Saver(keras.callbacks.Callback):
         interruption: an `Interruption`.
         recorder: the `Recorder`, which knows how long the epoch has taken; None in a process that writes nothing.
         agree: gives the largest of the numbers that the processes of a training give.
+        still_there: what `run_lock` yields, called before anything is written.
     """
 
-    def __init__(self, run, minutes, steps_per_epoch, interruption, recorder, agree=lambda value: value):
+    def __init__(
+        self,
+        run,
+        minutes,
+        steps_per_epoch,
+        interruption,
+        recorder,
+        agree=lambda value: value,
+        still_there=lambda: None,
+    ):
         super().__init__()
+        self.still_there = still_there
         self.run, self.minutes, self.steps_per_epoch = Path(run), minutes, steps_per_epoch
         self.interruption, self.recorder = interruption, recorder
         self.agree = agree
@@ -119,6 +152,7 @@ class Saver(keras.callbacks.Callback):
             for name, mean in self.model.means.items()
         }
         unfinished = {"means": means, "seconds": self.recorder.seconds()}
+        self.still_there()
         checkpoints.save_unfinished(self.run, self.model, step // self.steps_per_epoch, step, unfinished)
         self.saved = time.monotonic()
 
@@ -141,10 +175,14 @@ class Recorder(keras.callbacks.Callback):
         keep: checkpoints kept, besides the best.
         initial_epoch: epochs trained before; later rows of the history, of epochs that were not saved, are dropped.
         seconds_before: seconds that the epoch had taken before an interruption.
+        still_there: what `run_lock` yields, called after the validation, which may take long.
     """
 
-    def __init__(self, run, schedule, validate=None, keep=5, initial_epoch=0, seconds_before=0.0):
+    def __init__(
+        self, run, schedule, validate=None, keep=5, initial_epoch=0, seconds_before=0.0, still_there=lambda: None
+    ):
         super().__init__()
+        self.still_there = still_there
         self.run, self.schedule, self.validate, self.keep = Path(run), schedule, validate, keep
         self.seconds_before = seconds_before
         self.drawn = time.monotonic()
@@ -170,6 +208,7 @@ class Recorder(keras.callbacks.Callback):
         }
         if self.validate:
             row.update({f"val_{name}": value for name, value in self.validate().items()})
+            self.still_there()
         self.rows.append(row)
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
         files.write_csv(self.run / HISTORY, self.rows, columns)
@@ -249,16 +288,20 @@ def out_of_patience(rows, patience):
 
 
 class Samples(keras.callbacks.Callback):
-    """Every `interval` steps: both cycles of a few fixed images, as a picture below `samples/`.
+    """Every `interval` steps, and after the first epoch if that is shorter: both cycles of a few fixed images.
+
+    Each is a picture below `samples/`.
 
     Args:
         run: the run folder.
         poor, good: images float32 [n, H, W, C].
         interval: steps; 0 for none.
+        still_there: what `run_lock` yields, called before anything is written.
     """
 
-    def __init__(self, run, poor, good, interval):
+    def __init__(self, run, poor, good, interval, still_there=lambda: None):
         super().__init__()
+        self.still_there = still_there
         self.run, self.poor, self.good, self.interval = Path(run), poor, good, interval
 
     def on_train_begin(self, logs=None):
@@ -269,12 +312,20 @@ class Samples(keras.callbacks.Callback):
         # Several steps may have been executed at once.
         due = self.interval and step // self.interval > self.last // self.interval
         self.last = step
-        if not due:
-            return
+        if due:
+            self._draw(step)
+
+    def on_epoch_end(self, epoch, logs=None):
+        step = self.model.steps_trained
+        if epoch == 0 and step < self.interval:
+            self._draw(step)
+
+    def _draw(self, step):
         self.model.synchronize()
         a2b, b2a = self._apply(self.model.restorer, self.poor), self._apply(self.model.degrade, self.good)
         a2b2a, b2a2b = self._apply(self.model.degrade, a2b), self._apply(self.model.restorer, b2a)
         path = self.run / "samples" / f"step-{step:07d}.png"
+        self.still_there()
         figures.save_training_samples(self.poor, a2b, a2b2a, self.good, b2a, b2a2b, path)
         gc.collect()
 
@@ -285,10 +336,28 @@ class Samples(keras.callbacks.Callback):
 
 
 def read_history(run):
-    """The rows of `history.csv` as dictionaries of numbers; empty where there is none."""
+    """The rows of `history.csv` as dictionaries of numbers; empty where there is none.
+
+    Raises:
+        UserError: if the file does not hold what `Recorder` writes.
+    """
     path = Path(run) / HISTORY
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [{name: float(value) if value else None for name, value in row.items()} for row in csv.DictReader(file)]
-    return [{**row, "epoch": int(row["epoch"]), "step": int(row["step"])} for row in rows]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, strict=True)
+            if not {"epoch", "step"} <= set(reader.fieldnames or ()):
+                raise ValueError("its first line names no epoch and step")
+            rows = [{name: float(value) if value else None for name, value in row.items()} for row in reader]
+        rows = [{**row, "epoch": int(row["epoch"]), "step": int(row["step"])} for row in rows]
+        epochs = [row["epoch"] for row in rows]
+        if epochs != sorted(set(epochs)):
+            raise ValueError("its epochs do not go up")
+        if not all(math.isfinite(row.get("seconds", 0)) for row in rows):
+            raise ValueError("an epoch has no seconds")
+    except (OSError, csv.Error, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"{path}: not a history that a training wrote ({error}); put back the file as it was"
+        ) from error
+    return rows

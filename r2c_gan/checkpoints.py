@@ -2,6 +2,7 @@
 
     RUN/config.json                          the model's and the training's configuration
     RUN/plausibility.npz                     what the training films look like, see `plausibility`
+    RUN/data.json                            names, labels and checksums of the images (`run_data`)
     RUN/flags.txt, RUN/result.json           what was asked for, what came out
     RUN/history.csv, RUN/losses.png          losses, epoch by epoch
     RUN/events/                              the same for TensorBoard
@@ -70,18 +71,17 @@ class Checkpoint:
     unfinished: dict = dataclasses.field(default_factory=dict)
 
 
-def write_config(run, model_config, training_config=None):
-    """Writes `config.json`: the arguments of `R2CGAN` and of the training."""
-    files.write_json(
-        Path(run) / CONFIG, {"format": RUN_FORMAT, "model": model_config, "training": training_config or {}}
-    )
+def write_config(run, model_config, training_config=None, machines=()):
+    """Writes `config.json`: the arguments of `R2CGAN` and of the training, and the machines that it ran on."""
+    config = {"format": RUN_FORMAT, "model": model_config, "training": training_config or {}}
+    files.write_json(Path(run) / CONFIG, {**config, "machines": list(machines)} if machines else config)
 
 
 def read_config(run):
     """Reads `config.json`.
 
     Raises:
-        UserError: if the folder is not a run, or a run of a newer version.
+        UserError: if the folder is not a run, or a run of a newer version, or the file is damaged.
     """
     path = Path(run) / CONFIG
     if not path.is_file():
@@ -89,11 +89,28 @@ def read_config(run):
     config = files.read_json(path)
     if not isinstance(config, dict) or config.get("format") not in (1, RUN_FORMAT) or "model" not in config:
         raise UserError(f"{path}: not a run of this version (format {RUN_FORMAT})")
+    training, machines = config.setdefault("training", {}), config.setdefault("machines", [])
+    sound = (
+        isinstance(config["model"], dict)
+        and isinstance(training, dict)
+        and _is_number(training.get("epochs", 1), int)
+        and training.get("epochs", 1) >= 1
+        and _is_number(training.get("ema_decay", 0))
+        and 0 <= training.get("ema_decay", 0) < 1
+        and isinstance(machines, list)
+        and all(isinstance(machine, dict) for machine in machines)
+    )
+    if not sound:
+        raise UserError(f"{path}: damaged: it does not hold what a training writes; put back the file as it was")
     if config["format"] == 1:
         for part in (config["model"], config["training"]):
-            if "skip" in part:
+            if isinstance(part.get("skip"), str):
                 part["skip"] = RENAMED_SKIPS.get(part["skip"], part["skip"])
     return config
+
+
+def _is_number(value, kinds=(int, float)):
+    return isinstance(value, kinds) and not isinstance(value, bool) and -(2**63) < value < 2**63
 
 
 def save_checkpoint(run, model, epoch, step, measures=None):
@@ -165,13 +182,34 @@ def _list(run, pattern):
             weights = files.within(record.parent, values["weights"], record)
             if _record(weights) != record:
                 raise UserError(f"names the weights {weights.name}")
-            checkpoint = Checkpoint(**{**values, "weights": weights})
-        except (UserError, TypeError, KeyError) as error:
+            checkpoint = _checked(Checkpoint(**{**values, "weights": weights}))
+        except (UserError, TypeError, KeyError, AttributeError) as error:
             warnings.warn(f"{record}: not a readable checkpoint record, passed over ({error})", stacklevel=3)
             continue
         if checkpoint.weights.is_file():
             found.append(checkpoint)
     return found
+
+
+def _checked(checkpoint):
+    """A checkpoint whose record holds what `_save` writes; a `UserError` for another."""
+    if not all(_is_number(value, int) and value >= 0 for value in (checkpoint.epoch, checkpoint.step)):
+        raise UserError("its epoch and step are no counts")
+    if not isinstance(checkpoint.sha256, str):
+        raise UserError("its checksum is no text")
+    if not isinstance(checkpoint.measures, dict) or not all(
+        value is None or _is_number(value) for value in checkpoint.measures.values()
+    ):
+        raise UserError("its measures are not numbers")
+    unfinished = checkpoint.unfinished
+    means = unfinished.get("means", {}) if isinstance(unfinished, dict) else None
+    if (
+        not isinstance(means, dict)
+        or not all(isinstance(values, list) and all(map(_is_number, values)) for values in means.values())
+        or not _is_number(unfinished.get("seconds", 0))
+    ):
+        raise UserError("its means of the epoch are not numbers")
+    return checkpoint
 
 
 def select(run, which="auto"):
@@ -245,7 +283,7 @@ def load_weights(model, checkpoint):
             warnings.filterwarnings("error", message="Skipping variable loading")
             model.load_weights(checkpoint.weights)
     except (ValueError, OSError, KeyError, UserWarning) as error:
-        raise UserError(f"{checkpoint.weights}: does not fit this model ({error})") from error
+        raise UserError(f"{checkpoint.weights}: does not fit this model ({_first_line(error)})") from error
 
 
 def load_model(run, which="auto"):
@@ -264,7 +302,7 @@ def load_model(run, which="auto"):
     try:
         model = R2CGAN(**config["model"])
     except (TypeError, ValueError) as error:
-        raise UserError(f"{Path(run) / CONFIG}: describes no model of this version ({error})") from error
+        raise UserError(f"{Path(run) / CONFIG}: describes no model of this version ({_first_line(error)})") from error
     if config["training"].get("ema_decay"):
         # Optimizers of the form that was trained, or their state would not fit; the rate itself does not matter.
         rate = LinearDecay(0.0, total_steps=1, decay_start=1)
@@ -309,6 +347,10 @@ def import_authors_checkpoint(folder, run, method, q, image_size=256):
     model.compile()
     write_config(run, model.config, {"imported_from": Path(folder).name})
     return save_checkpoint(run, model, theirs.epoch, step=0)
+
+
+def _first_line(error):
+    return (str(error).strip().splitlines() or [""])[0]
 
 
 def _folder(run):

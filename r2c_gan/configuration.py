@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from r2c_gan import options, presets
+from r2c_gan import memory, options, presets
 from r2c_gan.errors import UserError
 from r2c_gan.network_options import GENERATOR_STRIDE, NetworkOptions
 from r2c_gan.options import option
@@ -103,7 +103,7 @@ class ScheduleOptions:
 class RunOptions:
     """Run."""
 
-    seed: int = option(0, "Seed of weights, order, augmentation and pools.", least=0, most=2**32 - 1, common=True)
+    seed: int = option(0, "Seed of weights, order, augmentation and pools.", least=0, most=2**30 - 1, common=True)
     precision: str = option(
         "float32",
         "mixed_bfloat16: float32 weights and losses, bfloat16 convolutions; fast where the processor has bfloat16.",
@@ -176,6 +176,20 @@ class TrainingConfig(RunOptions, ScheduleOptions, LossOptions, NetworkOptions, D
         stride = GENERATOR_STRIDE[self.method]
         if self.crop_size % stride:
             raise UserError(f"--crop_size={self.crop_size}: must be a multiple of {stride} for --method={self.method}")
+        self._check_memory()
+
+    def _check_memory(self):
+        """Refuses sizes of which one alone takes more memory than there is; what a step takes is not foreseen."""
+        free = memory.available()
+        for name, size in (
+            ("load_size", self.load_size**2 * self.channels * 4),
+            ("pool_size", 2 * self.pool_size * self.crop_size**2 * self.channels * 4),
+        ):
+            if free is not None and size > free:
+                raise UserError(
+                    f"--{name}={getattr(self, name)}: takes {size / 1e9:.1f} GB of memory, of which "
+                    f"{free / 1e9:.1f} GB are free; give a smaller one"
+                )
 
     def _check_drawn_tone(self):
         if self.skip == "none" or not self.noise_channels:

@@ -47,6 +47,7 @@ collections, as they are and severely degraded.
 """
 
 MASK = "two gray values only: a mask, no radiograph"
+NAMED = 10  # files that cannot be used are named one by one up to this many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +197,7 @@ def clean_twins(domain, folder):
 
 
 def check_images(domains, progress=lambda files: files, window="auto"):
-    """Decodes every image once, so that a broken file is named before the training and not in the middle of it.
+    """Decodes every image once, so that broken files are named before the training and not in the middle of it.
 
     Args:
         domains: the `Domain`s.
@@ -204,16 +205,16 @@ def check_images(domains, progress=lambda files: files, window="auto"):
         window: which stored values become black and white, a `Window` or its text.
 
     Raises:
-        ImageError: if files cannot be decoded or show no film; it names them.
+        ImageError: if files cannot be decoded or show no film; it says how many, and names the first ten with the
+            reason of each.
     """
-    wrong = {}
-    for file in progress([file for domain in domains for file in domain.files]):
-        if why := why_no_film(file, window):
-            wrong[file] = why
+    every = [file for domain in domains for file in domain.files]
+    wrong = [f"{file}: {why}" for file in progress(every) if (why := why_no_film(file, window))]
+    if len(wrong) == 1:
+        raise images.ImageError(wrong[0])
     if wrong:
-        (first, why), *others = wrong.items()
-        more = f"; so with {len(others)} more: {', '.join(str(file) for file in others[:5])}" if others else ""
-        raise images.ImageError(f"{first}: {why}{more}{', ...' if len(others) > 5 else ''}")
+        more = f"; and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+        raise images.ImageError(f"{len(wrong)} of {len(every)} images cannot be used: {'; '.join(wrong[:NAMED])}{more}")
 
 
 def why_no_film(path, window="auto"):

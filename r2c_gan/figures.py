@@ -34,6 +34,7 @@ _TITLE_SIZE, _TEXT_SIZE, _SMALL_SIZE = 10, 9, 8
 
 _TOTALS = ("generator_loss", "discriminator_loss")
 _SCORES = ("accuracy", "sensitivity", "specificity", "precision", "f1", "f2", "auroc", "psnr", "ssim")
+_QUALITIES = {"psnr": "PSNR (dB)", "ssim": "SSIM"}
 _FAMILIES = (  # prefix of the columns, title of the panel
     ("adversarial_", "Adversarial: fooling the discriminators"),
     ("discriminator_", "Discriminators: telling real from generated"),
@@ -52,7 +53,7 @@ def save_losses(history, path):
     Args:
         history: dict, column of `history.csv` -> one value an epoch. `epoch` gives the horizontal axis (1, 2, ... if it
             is missing). Drawn are `generator_loss`, `discriminator_loss`, the columns that begin with `adversarial_`,
-            `discriminator_`, `cycle_`, `identity_`, `tone_` or `class_`, the scores (`accuracy`, `f1`, ...) and
+            `discriminator_`, `cycle_`, `identity_`, `tone_`, `class_`, `psnr` or `ssim`, the scores (`f1`, ...) and
             `learning_rate`; with a prefix `val_`, dashed. Other columns are left alone. A value that is None, empty or
             not finite is a gap.
         path: the PNG to write.
@@ -91,9 +92,10 @@ def _loss_panels(columns):
     panels = {"Total losses": present(_TOTALS)}
     for prefix, title in _FAMILIES:
         panels[title] = present([name for name in bases if name.startswith(prefix) and name not in _TOTALS])
-    panels["Scores"] = present([name for name in _SCORES if name not in ("psnr", "ssim")])
-    panels["PSNR (dB)"] = present(["psnr"])
-    panels["SSIM"] = present(["ssim"])
+    panels["Scores"] = present([name for name in _SCORES if name not in _QUALITIES])
+    for name, title in _QUALITIES.items():
+        # `Evaluation` measures the input and each pass of restoration: psnr_input, psnr_restored, ...
+        panels[title] = present([base for base in bases if base == name or base.startswith(f"{name}_")])
     panels["Learning rate"] = present(["learning_rate"])
     return {title: names for title, names in panels.items() if names} or {"No losses recorded": []}
 
@@ -143,6 +145,8 @@ def _series_label(name):
         return name.upper() if name in ("f1", "f2", "auroc", "psnr", "ssim") else name
     if name in _TOTALS:
         return name.replace("_loss", "s")
+    if name.startswith(tuple(f"{quality}_" for quality in _QUALITIES)):
+        return name.partition("_")[2].replace("_", " ")
     family = next((prefix for prefix, _ in _FAMILIES if name.startswith(prefix)), "")
     domain, *others = name.removeprefix(family).split("_")
     if family == "cycle_":

@@ -139,6 +139,11 @@ def alone():
         keras.distribution.set_distribution(distribution)
 
 
+def machine():
+    """What the order of sums depends on, hence the last bits of a result: dictionary of JSON's values."""
+    return {"backend": f"jax {jax.__version__}", "devices": [device.device_kind for device in jax.devices()]}
+
+
 def leads():
     """Whether this process writes the run folder."""
     return jax.process_index() == 0

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 import keras
+import numpy as np
 from keras import ops
 
 from r2c_gan import losses
@@ -41,6 +42,13 @@ DISCRIMINATOR_TERMS = (
     "discriminator_b_fake",
 )
 NETWORKS = ("restorer", "degrader", "discriminator_a", "discriminator_b")
+# Least and largest value of the numbers that are no `NetworkOptions`. Seeds of pools are twice the seed, in 32 bits.
+RANGES = {
+    "num_classes": (2, 10_000),
+    "image_size": (1, 16_384),
+    "pool_size": (0, 1_000_000),
+    "seed": (0, 2**30 - 1),
+}
 TONE_TERM = "tone_b2a"  # only where the degrader draws its tone curve
 METRICS = ("generator_loss", "discriminator_loss", *GENERATOR_TERMS, *DISCRIMINATOR_TERMS, "accuracy")
 
@@ -65,6 +73,9 @@ class R2CGAN(TrainingStep, keras.Model):
         **changes: options that differ, by name, and what `keras.Model` takes.
 
     Calling the model restores: image [N, H, W, C] -> (restored image, class probabilities).
+
+    Raises:
+        ValueError: if an argument is of another kind, or out of its range.
     """
 
     def __init__(self, *options, num_classes=2, image_size=256, pool_size=50, seed=0, **changes):
@@ -74,6 +85,14 @@ class R2CGAN(TrainingStep, keras.Model):
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         channels, noise_channels = options.channels, options.noise_channels
         self.options = options
+        for name, value in (
+            ("num_classes", num_classes),
+            ("image_size", height),
+            ("image_size", width),
+            ("pool_size", pool_size),
+            ("seed", seed),
+        ):
+            check_range(name, value, *RANGES[name])
         self.config = {
             **dataclasses.asdict(options),
             "num_classes": num_classes,
@@ -281,6 +300,12 @@ class R2CGAN(TrainingStep, keras.Model):
             keras.saving.deserialize_keras_object(config["discriminator_optimizer"]),
             LossWeights(**config["loss_weights"]),
         )
+
+
+def check_range(name, value, least, most):
+    """Raises a `ValueError` for what is no integer from `least` to `most`."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not least <= value <= most:
+        raise ValueError(f"{name} must be an integer from {least} to {most}, got {value!r}")
 
 
 def _array(variable):

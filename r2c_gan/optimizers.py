@@ -1,6 +1,7 @@
 """Optimizers: operational biases stepped as in the authors' training, and Adam with averages for evaluation."""
 
 import keras
+from keras import ops
 
 
 def step_biases_as_sums(optimizer):
@@ -32,6 +33,11 @@ class Adam(keras.optimizers.Adam):
     """`keras.optimizers.Adam` with the authors' defaults, whose moving averages stay apart from the weights.
 
     Arguments as in `keras.optimizers.Adam`. With `use_ema=True`, `averages` can be evaluated while the weights train.
+    The average begins as the weights after the first step; after n more its decay is
+
+        min(ema_momentum, (1 + n) / (10 + n)),
+
+    as that of `tf.train.ExponentialMovingAverage`, so that a short training is not averaged with where it began.
     """
 
     def __init__(self, learning_rate=2e-4, beta_1=0.5, **kwargs):
@@ -41,6 +47,13 @@ class Adam(keras.optimizers.Adam):
     def averages(self):
         """The moving averages of the variables that it was built with, in their order; None without `use_ema`."""
         return self._model_variables_moving_average if self.use_ema else None
+
+    def _update_model_variables_moving_average(self, trainable_variables):
+        # Keras has a constant decay. `iterations` is counted up after this.
+        step = ops.cast(self.iterations, "float32")
+        decay = ops.where(step > 0, ops.minimum(self.ema_momentum, (1 + step) / (10 + step)), 0.0)
+        for variable, average in zip(trainable_variables, self.averages, strict=True):
+            average.assign(decay * average + (1 - decay) * variable)
 
     def finalize_variable_values(self, var_list):
         """Leaves the variables as they are at the end of `fit`; Keras would overwrite them with the averages.

@@ -22,6 +22,10 @@ def run_lock(run):
     Args:
         run: the run folder.
 
+    Yields:
+        A function that raises a `UserError` if the folder was moved, deleted or replaced in the meantime. To write
+        there then would make half a run in its place.
+
     Raises:
         UserError: if another process holds it, or the folder cannot be written.
     """
@@ -45,12 +49,24 @@ def run_lock(run):
             logging.warning("%s: cannot be locked (%s); see to it that no other process trains there", run, error)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}\n".encode(), 0)
+
+        def still_there():
+            try:
+                same = os.path.samestat(os.fstat(descriptor), os.stat(run / LOCK))
+            except OSError:
+                same = False
+            if not same:
+                raise UserError(
+                    f"{run}: was moved or deleted during the training, which ends here and has written nothing more; "
+                    "go on by the same command with --output_dir where the folder is now"
+                )
+
         try:
-            yield
+            yield still_there
         finally:
             os.ftruncate(descriptor, 0)
     finally:
-        if made and [path.name for path in run.iterdir()] == [LOCK]:
+        if made and run.is_dir() and [path.name for path in run.iterdir()] == [LOCK]:
             (run / LOCK).unlink()
             run.rmdir()
         os.close(descriptor)

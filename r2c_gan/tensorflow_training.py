@@ -63,6 +63,16 @@ def alone():
     return contextlib.nullcontext()
 
 
+def machine():
+    """What the order of sums depends on, hence the last bits of a result: dictionary of JSON's values."""
+    return {
+        "backend": f"tensorflow {tf.__version__}",
+        "devices": [device.device_type for device in tf.config.list_physical_devices()],
+        "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
+        "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
+    }
+
+
 def leads():
     """Whether this process writes the run folder."""
     return True

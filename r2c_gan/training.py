@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-import functools
+import os
 import time
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from r2c_gan import callbacks, checkpoints, data, files, metrics, options, plausibility
+from r2c_gan import callbacks, checkpoints, data, files, metrics, options, plausibility, run_data
 from r2c_gan.configuration import RETIRED, TrainingConfig
 from r2c_gan.data import CLASSES, UnpairedStream, read_batches, read_domain
 from r2c_gan.errors import UserError
@@ -70,11 +70,11 @@ def _prepared(config, begin):
     if backend.leads():
         for domain in filter(None, (*domains, validation)):
             print(domain.summary())
-    with run_lock(config.output_dir) if backend.leads() else contextlib.nullcontext():
-        return _train(config, domains, validation, begin)
+    with run_lock(config.output_dir) if backend.leads() else contextlib.nullcontext(lambda: None) as still_there:
+        return _train(config, domains, validation, begin, still_there)
 
 
-def _train(config, domains, validation, begin):
+def _train(config, domains, validation, begin, still_there):
     run = Path(config.output_dir)
     started = time.monotonic()
     previous = _refuse_another_run(config)
@@ -84,20 +84,24 @@ def _train(config, domains, validation, begin):
     )
     if config.check_images and not previous:
         checked = [domain for domain in (*domains, validation) if domain]
-        bar = functools.partial(tqdm, desc="checking images", unit="image", leave=False)
-        data.check_images(checked, bar, config.window)
+        data.check_images(checked, _bar("checking images"), config.window)
+    images = _described(config, domains, validation)
+    if previous:
+        run_data.check(run, images)
 
     steps = stream.steps_per_epoch
     schedules = [LinearDecay(config.lr, config.epochs * steps, config.epoch_decay * steps) for _ in range(2)]
-    with backend.scope(config):
+    with backend.failures(config, stream), backend.scope(config):
         model = _compiled_model(config, schedules, domains)
         epoch, step, unfinished = _resume(run, model, steps)
     if config.initial_run is not None and step == 0:
         _start_from(config.initial_run, model)
     backend.check_alike(run, step)
     if backend.leads():
+        machines = _machines(config, run, previous, step)
         begin()
-        checkpoints.write_config(run, _model_config(config), dataclasses.asdict(config))
+        run_data.write(run, images)
+        checkpoints.write_config(run, _model_config(config), dataclasses.asdict(config), machines)
         _describe_films(config, domains)
     with Interruption() as interruption:
         # An epoch that was interrupted is finished by a `fit` of its own, because it has fewer steps than the others.
@@ -105,10 +109,12 @@ def _train(config, domains, validation, begin):
         for end in ends:
             history = [row for row in callbacks.read_history(run) if row["epoch"] <= epoch] if backend.leads() else []
             if epoch < end and not backend.agree(callbacks.out_of_patience(history, config.early_stopping)):
-                _fit(config, model, stream, validation, schedules[0], interruption, epoch, end, step, unfinished)
+                at = (epoch, end, step, unfinished)
+                _fit(config, model, stream, validation, schedules[0], interruption, still_there, *at)
                 step = model.steps_trained
                 epoch, unfinished = step // steps, {}
 
+    still_there()
     result = _result(config, model, domains, validation, steps, started) if backend.leads() else None
     return backend.share(result)
 
@@ -140,7 +146,7 @@ def _result(config, model, domains, validation, steps, started):
         "stopped_early": last.epoch < config.epochs,
         "images": {"trainA": len(domains[0]), "trainB": len(domains[1]), "valA": len(validation) if validation else 0},
         "parameters": {name: getattr(model, name).count_params() for name in NETWORKS},
-        "training_seconds": sum(row["seconds"] for row in callbacks.read_history(run)),
+        "training_seconds": sum(row.get("seconds", 0) for row in callbacks.read_history(run)),
         "seconds_since_last_start": round(time.monotonic() - started, 1),
         "last": last.measures,
         "best_epoch": best.epoch if best else None,
@@ -211,7 +217,7 @@ def _balanced_class_weights(domains):
     return tuple(float(weight) for weight in len(labels) / (len(CLASSES) * counts))
 
 
-def _fit(config, model, stream, validation, schedule, interruption, epoch, end, step, unfinished):
+def _fit(config, model, stream, validation, schedule, interruption, still_there, epoch, end, step, unfinished):
     """Trains from `step`, which lies in `epoch`, to the end of the epochs before `end`."""
     run = Path(config.output_dir)
     shown = [
@@ -221,17 +227,17 @@ def _fit(config, model, stream, validation, schedule, interruption, epoch, end, 
     shown = [batch[: min(map(len, shown))] for batch in shown]
     steps = stream.steps_per_epoch
     recorder = progress = None
-    watching = [callbacks.GoOn(unfinished), callbacks.StopOnNaN()]
+    watching = [callbacks.FolderGuard(still_there), callbacks.GoOn(unfinished), callbacks.StopOnNaN()]
     if backend.leads():
         validate = _validator(config, model, validation)
         recorder = callbacks.Recorder(
-            run, schedule, validate, config.keep_checkpoints, epoch, unfinished.get("seconds", 0.0)
+            run, schedule, validate, config.keep_checkpoints, epoch, unfinished.get("seconds", 0.0), still_there
         )
         progress = callbacks.Progress(steps, config.epochs)
-        watching += [progress, callbacks.Samples(run, *shown, config.sample_interval), recorder]
+        watching += [progress, callbacks.Samples(run, *shown, config.sample_interval, still_there), recorder]
     watching += [
         callbacks.EarlyStopping(recorder, config.early_stopping, backend.agree),
-        callbacks.Saver(run, config.save_minutes, steps, interruption, recorder, backend.agree),
+        callbacks.Saver(run, config.save_minutes, steps, interruption, recorder, backend.agree, still_there),
     ]
     model.stop_training = False
     try:
@@ -251,6 +257,46 @@ def _fit(config, model, stream, validation, schedule, interruption, epoch, end, 
     trained = model.steps_trained
     if trained != end * steps and not model.stop_training:
         raise RuntimeError(f"{trained} steps were trained, not {end} epochs of {steps}")
+
+
+def _bar(title):
+    return lambda items: tqdm(items, title, unit="image", leave=False)
+
+
+def _described(config, domains, validation):
+    """The images of the training and of the validation, for the run's record."""
+    found = dict(zip(("trainA", "trainB"), domains, strict=True))
+    if validation is not None:
+        found["valA"] = validation
+        reference = Path(config.datasets_dir) / "valA_reference"
+        if reference.is_dir():
+            found["valA_reference"] = data.clean_twins(validation, reference)
+    return run_data.describe(found, _bar("reading images"))
+
+
+def _machines(config, run, previous, step):
+    """The machines that a run has trained on, in order, this one last. Warns if the result may depend on the change."""
+    machines = checkpoints.read_config(run)["machines"] if previous else []
+    here = {
+        "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        **backend.machine(),
+    }
+    before = {name: value for name, value in machines[-1].items() if name != "from_step"} if machines else here
+    if before == here and machines:
+        return machines
+    if before != here and step and config.deterministic:
+        changed = ", ".join(
+            f"{name} {before.get(name)} -> {here.get(name)}"
+            for name in {**before, **here}
+            if before.get(name) != here.get(name)
+        )
+        logging.warning(
+            "%s: trained on another machine so far (%s): sums are made in another order there, so the result will not "
+            "be, bit for bit, that of a training on one machine",
+            run,
+            changed,
+        )
+    return [*machines, {"from_step": step, **here}]
 
 
 def _validation_domain(config):

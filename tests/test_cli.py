@@ -385,3 +385,10 @@ def test_exit_codes(run_main):
     with pytest.raises(ZeroDivisionError):  # a defect keeps its traceback
         run_main(defect)
     run_main(lambda: None, "stray").assert_one_line_error("'stray': unexpected argument")
+
+
+def test_a_warning_is_one_line():
+    """Without the place in the source that Python adds."""
+    code = "import warnings; from r2c_gan.cli import program; program.run(lambda: warnings.warn('dark'), 'usage')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "warning: dark\n")

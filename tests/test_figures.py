@@ -110,11 +110,17 @@ class TestLosses:
             ("cycle_b", "B → A → B"),
             ("identity_a", "A → A"),
             ("discriminator_b_fake", "B, generated"),
+            ("val_psnr_input", "input"),
+            ("ssim_restored_2", "restored 2"),
             ("f1", "F1"),
         ],
     )
     def test_labels_in_plain_words(self, drawn, column, label):
-        other = {"generator_loss": "discriminator_loss", "f1": "accuracy"}.get(column, column.split("_")[0] + "_c")
+        other = {
+            "generator_loss": "discriminator_loss",
+            "f1": "accuracy",
+            "val_psnr_input": "val_psnr_restored",
+        }.get(column, column.split("_")[0] + "_c")
         figures.save_losses({column: [1.0, 1.0], other: [1.0, 1.0]}, "losses.png")
         (axes,) = panels(drawn[0]).values()
         assert label in [text.get_text() for text in axes.get_legend().get_texts()]

@@ -17,7 +17,7 @@ import pytest
 import tensorflow as tf
 from conftest import tiny_config, write_dataset
 
-from r2c_gan import callbacks, checkpoints, images
+from r2c_gan import callbacks, checkpoints, figures, images
 from r2c_gan.data import read_domain
 from r2c_gan.errors import UserError
 from r2c_gan.evaluation import Evaluation
@@ -77,6 +77,7 @@ def test_a_training_leaves_the_run_folder(run_dir):
     assert {path.name for path in run_dir.iterdir()} == {
         ".lock",
         "config.json",
+        "data.json",
         "result.json",
         "history.csv",
         "losses.png",
@@ -84,7 +85,9 @@ def test_a_training_leaves_the_run_folder(run_dir):
         "samples",
         "checkpoints",
     }
-    assert sorted(path.name for path in (run_dir / "samples").iterdir()) == ["step-0000004.png", "step-0000008.png"]
+    # Every four steps, and after the first epoch, which has three.
+    samples = ["step-0000003.png", "step-0000004.png", "step-0000008.png"]
+    assert sorted(path.name for path in (run_dir / "samples").iterdir()) == samples
     for picture in [run_dir / "losses.png", *(run_dir / "samples").iterdir()]:
         assert images.read_image(picture).std() > 0.05  # something is drawn
 
@@ -130,6 +133,16 @@ def test_events_hold_the_history(run_dir):
     for row in history(run_dir):
         for name in ("generator_loss", "cycle_a", "learning_rate", "val_f1"):
             assert logged[int(row["step"]), name] == pytest.approx(float(row[name]), rel=1e-5)
+
+
+def test_all_that_is_measured_is_drawn(run_dir):
+    """Of what a training writes, not of what a test supposes."""
+    rows = callbacks.read_history(run_dir)
+    panels = figures._loss_panels({name: np.array([row[name] for row in rows]) for name in rows[0]})
+    assert panels["PSNR (dB)"] == ["val_psnr_input", "val_psnr_restored"]
+    assert panels["SSIM"] == ["val_ssim_input", "val_ssim_restored"]
+    drawn = [name for names in panels.values() for name in names]
+    assert sorted(drawn) == sorted(set(rows[0]) - {"epoch", "step", "seconds"})
 
 
 def test_result_sums_up(run_dir):
@@ -195,7 +208,7 @@ def test_killed_damaged_and_resumed_equals_uninterrupted(run_dir, datasets_dir, 
     for epoch in (2, 3):
         assert_same_weights(weights_file(run, epoch), weights_file(run_dir, epoch))
     assert history(run) == history(run_dir)
-    for step in (4, 8):
+    for step in (3, 4, 8):
         name = f"samples/step-{step:07d}.png"
         assert (run / name).read_bytes() == (run_dir / name).read_bytes()
 
@@ -219,6 +232,34 @@ def test_a_finished_run_is_left_alone(copied_run, datasets_dir, monkeypatch):
         copied_run / "result.json",
         copied_run / "config.json",
     }
+
+
+@pytest.mark.parametrize("name", ["trainB/covid-1.png", "valA_reference/covid-1.png"])
+def test_a_run_does_not_go_on_with_another_image(run_dir, datasets_dir, tmp_path, name):
+    datasets = Path(shutil.copytree(datasets_dir, tmp_path / "datasets"))
+    images.write_image(datasets / name, np.zeros((40, 48, 1)))
+    before = snapshot(run_dir)
+    with pytest.raises(UserError, match=rf"whole: was trained on other images: {name} has other contents"):
+        train(tiny_config(datasets, run_dir, epochs=4), begin=lambda: pytest.fail("began"))
+    assert snapshot(run_dir) == before
+
+
+def test_a_run_of_before_goes_on_elsewhere_and_then_knows_its_images(copied_run, datasets_dir, tmp_path, caplog):
+    """On more processors, as far as the record knows; with its images in another folder."""
+    (copied_run / "data.json").unlink()
+    config = json.loads((copied_run / "config.json").read_text())
+    (machine,) = config["machines"]
+    assert machine["processors"] == len(os.sched_getaffinity(0))
+    (copied_run / "config.json").write_text(
+        json.dumps({**config, "machines": [{**machine, "processors": machine["processors"] + 1}]})
+    )
+    datasets = Path(shutil.copytree(datasets_dir, tmp_path / "datasets"))
+    train(tiny_config(datasets, copied_run))
+    assert "has no data.json" in caplog.text
+    assert f"processors {machine['processors'] + 1} -> {machine['processors']}" in caplog.text
+    assert len(json.loads((copied_run / "data.json").read_text())["domains"]) == 4
+    machines = checkpoints.read_config(copied_run)["machines"]
+    assert [one["from_step"] for one in machines] == [0, 9]
 
 
 @pytest.mark.parametrize(
@@ -307,6 +348,9 @@ def test_imported_weights_are_not_trained_over(tmp_path, datasets_dir):
 
 def test_a_dataset_of_another_size_is_refused(copied_run, tmp_path):
     other = write_dataset(tmp_path / "datasets", training=(8, 4))
+    with pytest.raises(UserError, match=r"was trained on other images"):
+        train(tiny_config(other, copied_run))
+    (copied_run / "data.json").unlink()
     with pytest.raises(UserError, match=r"3 steps an epoch.*now give 4"):
         train(tiny_config(other, copied_run))
 
@@ -375,6 +419,22 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, datasets_dir):
     assert checkpoints.list_checkpoints(tmp_path) == []
 
 
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_run_folder_that_goes_away_is_not_made_again(tmp_path, datasets_dir, monkeypatch, deleted):
+    run, watch = tmp_path / "run", callbacks.StopOnNaN.on_train_batch_end
+
+    def watched(self, batch, logs=None):
+        watch(self, batch, logs)
+        if self.model.steps_trained == 2:
+            shutil.rmtree(run) if deleted else run.rename(tmp_path / "elsewhere")
+
+    monkeypatch.setattr(callbacks.StopOnNaN, "on_train_batch_end", watched)
+    with pytest.raises(UserError, match="run: was moved or deleted during the training") as raised:
+        train(tiny_config(datasets_dir, run, method="convolutional-light", q=1, filters=2, sample_interval=2))
+    assert "\n" not in str(raised.value)
+    assert not run.exists()
+
+
 def corrupt(folder, name):
     path = folder / name
     path.write_bytes(path.read_bytes()[:-30])
@@ -388,6 +448,15 @@ def test_a_corrupt_image_is_named_before_training(tmp_path):
         train(tiny_config(datasets, tmp_path / "run"))
     assert str(path) in str(raised.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_all_corrupt_images_are_named(tmp_path):
+    datasets = write_dataset(tmp_path / "datasets", training=(14, 4))
+    paths = [corrupt(datasets, f"trainA/normal-{k}.png") for k in range(0, 14, 2)]
+    paths += [corrupt(datasets, f"trainA/covid-{k}.png") for k in range(1, 14, 2)]
+    with pytest.raises(ImageError, match=r"^14 of 22 images cannot be used: .*; and 4 more$") as raised:
+        train(tiny_config(datasets, tmp_path / "run"))
+    assert sum(str(path) in str(raised.value) for path in paths) == 10
 
 
 def test_a_corrupt_image_is_named_in_the_middle(tmp_path):
@@ -425,6 +494,9 @@ def test_a_missing_domain_is_named(tmp_path, datasets_dir):
         ({"identity_loss_weight": -0.5}, r"--identity_loss_weight=-0\.5"),
         ({"pool_size": -1}, r"--pool_size=-1"),
         ({"seed": -1}, r"--seed=-1"),
+        ({"seed": 2**32}, r"--seed=4294967296: must be at most 1073741823"),
+        ({"lr": math.inf}, r"--lr=inf: must be a finite number"),
+        ({"load_size": 200_000}, r"--load_size=200000: must be at most 8192"),
         ({"beta_1": 1.0}, r"--beta_1=1\.0: must be in \[0, 1\)"),
         ({"ema_decay": -0.1}, r"--ema_decay=-0\.1: must be in \[0, 1\)"),
         ({"class_weights": "some"}, r"--class_weights=some: must be one of none, balanced"),
@@ -445,6 +517,14 @@ def test_bad_settings_name_their_flag(tmp_path, datasets_dir, change, message):
     with pytest.raises(UserError, match=message):
         train(tiny_config(datasets_dir, tmp_path / "run", **change))
     assert not (tmp_path / "run").exists()
+
+
+def test_sizes_that_memory_does_not_hold_are_refused(tmp_path, datasets_dir, monkeypatch):
+    monkeypatch.setattr("r2c_gan.memory.available", lambda: 10**8)
+    with pytest.raises(UserError, match=r"--load_size=4000: takes 0\.2 GB of memory, of which 0\.1 GB are free"):
+        train(tiny_config(datasets_dir, tmp_path / "run", load_size=4000))
+    with pytest.raises(UserError, match=r"--pool_size=9000: takes 0\.2 GB"):
+        train(tiny_config(datasets_dir, tmp_path / "run", pool_size=9000))
 
 
 def test_defaults_are_the_authors():

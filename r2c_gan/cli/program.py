@@ -31,6 +31,8 @@ def run(main, usage):
     sys.modules["__main__"].__doc__ = usage
     # Of a bright film from a file; `Restorer` says it to callers whose arrays may have another range.
     warnings.filterwarnings("ignore", message="all values lie in")
+    # One line, for those who run a program and have no use for its source.
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's notes on its own start
     _ready_streams()
     _quiet_libraries()
