@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from r2c_gan import __version__, figures, files, images
+from r2c_gan import __version__, figures, files, images, plausibility
 from r2c_gan.errors import UserError
 from r2c_gan.image_limits import ImageError, NotAnImageError
 from r2c_gan.restoration import TooLargeError, prediction_row
@@ -45,9 +45,10 @@ class Outcome:
         restored: how many were restored now.
         kept: how many were finished before.
         left_out: file -> attributes of its DICOM header that were left out because their values are not valid.
-        skipped: dictionaries of `file` and `reason`, one a sound file that holds no image, as a report in DICOM.
+        skipped: dictionaries of `file` and `reason`, one a sound file that holds no image, as a report in DICOM, or no
+            chest radiograph by its header.
         scalings: how the gray levels of a file were chosen -> how many files.
-        warnings: file -> what is doubtful about its gray levels.
+        warnings: file -> what speaks against its result.
     """
 
     rows: list
@@ -79,6 +80,7 @@ def restore_files(
     batch_size=8,
     readers=2,
     overwrite=False,
+    force=False,
     progress=lambda total: contextlib.nullcontext(lambda count: None),
     report=lambda failure: None,
 ):
@@ -95,6 +97,7 @@ def restore_files(
         batch_size: images in one call of the network, at most; with `size="native"` only those of one size.
         readers: threads that read and write files.
         overwrite: whether results of other settings, and files that are in the way, are replaced.
+        force: whether DICOM files whose header says that they show no chest radiograph are restored, too.
         progress: (number of sources) -> a context that gives a function of the number just finished.
         report: called with each failure and each file that is skipped, a dictionary, when it happens.
 
@@ -113,7 +116,7 @@ def restore_files(
         todo = [target for target in targets if not journal.is_finished(target)]
         if not overwrite:
             refuse_existing(todo, output_dir, journal)
-        work = _Work(restorer, settings, output_dir, journal, report)
+        work = _Work(restorer, settings, output_dir, journal, report, force)
         try:
             with progress(len(todo)) as advance:
                 work.restore_all(todo, batch_size, readers, advance)
@@ -177,9 +180,9 @@ class _Work:
         failures, skipped: as of `Outcome`.
     """
 
-    def __init__(self, restorer, settings, output_dir, journal, report):
+    def __init__(self, restorer, settings, output_dir, journal, report, force):
         self.restorer, self.settings, self.output_dir, self.journal = restorer, settings, output_dir, journal
-        self.report = report
+        self.report, self.force = report, force
         self.restored, self.failures, self.skipped = 0, [], []
 
     def restore_all(self, targets, batch_size, readers, advance):
@@ -258,7 +261,7 @@ class _Work:
         status = None
         with contextlib.suppress(OSError, ValueError):  # reading it will say why
             status = os.stat(path)  # before it is read: a change after that is seen by the next run
-        file = images.read_file(path, self.restorer.channels, self.settings.window)
+        file = plausibility.read_film(path, self.restorer.channels, self.settings.window, self.force)
         if not np.isfinite(file.pixels).all():
             raise ImageError(f"{path}: has pixels that are not finite")
         if self.settings.size == "native":
@@ -329,7 +332,7 @@ class _Work:
                     raise
                 self._fail(target, error, "its result cannot be written")
                 continue
-            self.journal.finish(target, item.status, item.file, _row(target, result), left_out)
+            self.journal.finish(target, item.status, item.file, _row(target, item.file, result), left_out)
             self.restored += 1
 
     def _placeholder(self, file):
@@ -422,16 +425,20 @@ def _ends_the_run(error):
     return isinstance(error.__cause__, OSError) and error.__cause__.errno in _OF_ALL_FILES
 
 
-def _row(target, result):
+def _row(target, file, result):
     before, after = (prediction_row("", probabilities) for probabilities in (result.before, result.after))
     row = {"file": target.key, "output": files.path_text(target.output)}
     row.update({key: before[key] for key in before if key != "file"})
     row.update({f"restored_{key}": after[key] for key in after if key != "file"})
     row["label_changed"] = "yes" if result.label_changed else "no"
+    row["unlikeness"] = "" if result.unlikeness is None else f"{result.unlikeness:.3f}"
+    row["warning"] = "; ".join(filter(None, (result.warning, file.warning)))
     return row
 
 
 def _typed(row):
     """A row with numbers and truth values in place of text, for JSON."""
     typed = {key: float(value) if "p_" in key else value for key, value in row.items()}
-    return {**typed, "label_changed": row["label_changed"] == "yes"}
+    unlikeness = float(row["unlikeness"]) if row["unlikeness"] else None
+    changed = row["label_changed"] == "yes"
+    return {**typed, "label_changed": changed, "unlikeness": unlikeness, "warning": row["warning"] or None}

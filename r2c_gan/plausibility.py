@@ -14,14 +14,16 @@ brightness and contrast, because poor films are what the network is for.
 """
 
 import concurrent.futures
+import os
 import zipfile
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from r2c_gan import files, images
+from r2c_gan import dicom, files, images
 from r2c_gan.errors import UserError
+from r2c_gan.image_limits import ImageError, NotAnImageError
 
 FILE = "plausibility.npz"
 FEWEST = 50
@@ -127,6 +129,51 @@ def judge(plausibility, image):
     if score is not None and score > 1:
         return score, f"unlike the films that the model was trained on (unlikeness {score:.2f}, usual are 0 to 1)"
     return score, None
+
+
+def read_film(path, channels=None, window="full", force=False):
+    """`images.read_file` of what may be a chest radiograph.
+
+    Args:
+        path, channels, window: as of `images.read_file`.
+        force: whether a DICOM file is read whatever its header says that it shows.
+
+    Returns:
+        An `images.ImageFile`.
+
+    Raises:
+        NotAnImageError: if the header of a DICOM file says that it shows something else, or it holds no image.
+        ImageError: if it cannot be read.
+    """
+    try:
+        file = images.read_file(path, channels, window)
+    except NotAnImageError:
+        raise
+    except ImageError:
+        if not force:
+            _check_header(path, _header(path))  # of CT in several frames, say that it is CT
+        raise
+    if not force:
+        _check_header(path, file.dicom)
+    return file
+
+
+def _header(path):
+    """What a DICOM file says that it shows; None if it is none or cannot be parsed."""
+    if not os.path.isfile(path) or not images.is_dicom(path):
+        return None
+    try:
+        return dicom.header(Path(path).read_bytes())
+    except Exception:  # the file's own error has been raised
+        return None
+
+
+def _check_header(path, header):
+    if header is None:
+        return
+    reason = dicom.unlike_chest_radiograph(header)
+    if reason is not None:
+        raise NotAnImageError(f"{path}: by its header no chest radiograph: {reason}; --force takes it all the same")
 
 
 def describe(image):

@@ -25,6 +25,8 @@ COLUMNS = (
     *(f"restored_p_{name}" for name in CLASSES),
     "restored_label",
     "label_changed",
+    "unlikeness",
+    "warning",
 )
 
 
@@ -207,7 +209,6 @@ class Journal:
             **row,
             "left_out": left_out,
             "scaling": file.scaling,
-            "warning": file.warning,
             "source": files.path_text(target.file.absolute()),
             "bytes": status.st_size,
             "mtime_ns": status.st_mtime_ns,

@@ -23,9 +23,10 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 
-from r2c_gan import images, saved_models
+from r2c_gan import images, plausibility, saved_models
 from r2c_gan.errors import UserError
 
 VERSION = "1"  # TensorFlow Serving numbers the models under a name; here there is one
@@ -71,6 +72,7 @@ class ServedModel:
         self._loaded, self.record = saved_models.load(folder)
         self.folder = Path(folder)
         self.max_pixels, self.max_decoded = max_pixels, max_decoded
+        self.films = plausibility.Plausibility.load(folder)
         self.signatures = {name: function for name, function in self._loaded.signatures.items()}
 
     def predict(self, body):
@@ -117,7 +119,16 @@ class ServedModel:
             raise RequestError(400, _reason(error)) from error
         except UnicodeDecodeError as error:  # TensorFlow quotes the bytes that it cannot read
             raise RequestError(400, "cannot be decoded") from error
+        if self.films is not None:
+            outputs |= self._judged(array)
         return _answer(outputs, by_row)
+
+    def _judged(self, array):
+        """What speaks against the images being chest radiographs, as further outputs: `unlikeness` and `warning`."""
+        judged = [plausibility.judge(self.films, image if array.ndim == 4 else _gray(image)) for image in array]
+        warnings = [(warning or "").encode() for _, warning in judged]
+        scores = np.array([score for score, _ in judged], np.float32)
+        return {"unlikeness": scores, "warning": np.array(warnings, dtype=object)}
 
     def _check(self, array, spec, name):
         if not spec.shape.is_compatible_with(array.shape):
@@ -223,6 +234,12 @@ def _inflate(body, encoding, max_body):
     if not inflate.eof or inflate.unused_data:
         raise RequestError(400, "not gzip (it is cut off, or something follows it)")
     return plain
+
+
+def _gray(encoded):
+    """What the graph has decoded, float [H, W, 1] in [-1, 1]; a blank image of what OpenCV does not decode."""
+    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
+    return np.zeros((1, 1, 1), np.float32) if pixels is None else images.from_uint(pixels)[..., None]
 
 
 def _numbers(values):

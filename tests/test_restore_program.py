@@ -379,6 +379,51 @@ def test_values_that_are_not_finite_are_a_failure(folder, tmp_path, monkeypatch)
     assert not (tmp_path / "out" / "a.png").exists()
 
 
+def test_what_is_no_chest_by_its_header_is_skipped_unless_forced(tmp_path):
+    stored = np.arange(108, dtype=np.uint16).reshape(9, 12) * 37
+    chest = {**STUDY, "Modality": "CR", "BodyPartExamined": "CHEST"}
+    (tmp_path / "in").mkdir()
+    write_dicom(tmp_path / "in" / "chest.dcm", stored, **chest)
+    write_dicom(tmp_path / "in" / "ct.dcm", stored, **{**STUDY, "Modality": "CT"})
+    write_dicom(tmp_path / "in" / "tibia.dcm", stored, **{**chest, "BodyPartExamined": "TIBIA"})
+    frames = {**STUDY, "Modality": "MR", "Rows": 9, "NumberOfFrames": 2}  # is refused for its frames, too
+    write_dicom(tmp_path / "in" / "mr.dcm", np.zeros((18, 12), np.uint16), **frames)
+    sources = sources_of(tmp_path / "in")
+    outcome = restore_files(halving(), sources, tmp_path / "out")
+    assert [row["file"] for row in outcome.rows] == ["chest.dcm"] and outcome.failures == []
+    found = {entry["file"]: entry["reason"] for entry in outcome.skipped}
+    assert list(found) == ["ct.dcm", "mr.dcm", "tibia.dcm"]
+    for name, words in (("ct", "Modality is CT"), ("mr", "Modality is MR"), ("tibia", "body part is TIBIA")):
+        assert words in found[f"{name}.dcm"] and "--force takes it all the same" in found[f"{name}.dcm"]
+    forced = restore_files(halving(), sources, tmp_path / "out", force=True)  # into the same folder
+    assert [row["file"] for row in forced.rows] == ["chest.dcm", "ct.dcm", "tibia.dcm"] and forced.kept == 1
+    assert "frames" in forced.failures[0]["reason"] and forced.skipped == []
+
+
+def test_what_is_unlike_the_films_gets_a_warning(tmp_path):
+    class Films:
+        def score(self, image):
+            return 1 + float(image[0, 0, 0])
+
+    rng = np.random.default_rng(0)
+    for name, corner in (("odd", 0.75), ("usual", -0.75)):
+        image = rng.uniform(-1, 1, (12, 9, 1))
+        image[0, 0] = corner
+        images.write_image(tmp_path / "in" / f"{name}.png", image, 16)
+    flat(tmp_path / "in" / "blank.png", 0)
+    restorer = Restorer(Halving(), (8, 8), 1, 2, checksum="abc", films=Films())
+    restore_files(restorer, sources_of(tmp_path / "in"), tmp_path / "out")
+    blank, odd, usual = read_rows(tmp_path / "out")
+    assert (odd["unlikeness"], usual["unlikeness"], usual["warning"]) == ("1.750", "0.250", "")
+    assert odd["warning"].startswith("unlike the films") and blank["warning"].startswith("blank: ")
+    typed = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [row["unlikeness"] for row in typed[1:]] == [1.75, 0.25] and typed[2]["warning"] is None
+    warnings = json.loads((tmp_path / "out" / "result.json").read_text())["warnings"]
+    assert warnings == {"blank.png": blank["warning"], "odd.png": odd["warning"]}
+    rows = restore_files(halving(), sources_of(tmp_path / "in"), tmp_path / "none").rows
+    assert {row["unlikeness"] for row in rows} == {""}
+
+
 def test_what_is_no_image_is_skipped(folder, tmp_path, monkeypatch):
     def read_file(path, *arguments):
         if path.name == "b.png":

@@ -104,6 +104,26 @@ def test_columns_of_pixels(address, model):
         np.testing.assert_allclose(body["outputs"]["restored"], model.restorer(batch)[0], atol=1e-5)
 
 
+def test_answers_say_what_is_unlike_the_films(exported, png):
+    class Films:
+        def score(self, image):
+            return float(abs(image).max()) * 2
+
+    served = server.ServedModel(exported, MAX_PIXELS)
+    assert served.films is None
+    served.films = Films()
+    batch = np.random.default_rng(0).uniform(-0.4, 0.4, (2, 8, 6, 1))
+    batch[1, 0, 0] = 0.75
+    usual, odd = json.loads(served.predict(json.dumps({"instances": batch.tolist()}).encode()))["predictions"]
+    assert usual["unlikeness"] < 1 and usual["warning"] == ""
+    assert odd["unlikeness"] == 1.5 and odd["warning"].startswith("unlike the films that the model was trained on")
+    blank = cv2.imencode(".png", np.full((9, 9), 70, np.uint16))[1].tobytes()
+    body = {"signature_name": "serve_rest", "inputs": [b64(png), b64(blank)]}
+    outputs = json.loads(served.predict(json.dumps(body).encode()))["outputs"]
+    assert outputs["unlikeness"][0] == 2 and outputs["unlikeness"][1] == pytest.approx(2, abs=0.01)
+    assert outputs["warning"][1] == "blank: all pixels have one value"
+
+
 @pytest.mark.parametrize("signature, output", [("serve_encoded", "restored_png"), ("serve_rest", "restored_png_bytes")])
 @pytest.mark.parametrize("form", ["bare rows", "named rows", "bare columns", "named columns"])
 def test_encoded_images(signature, output, form, address, model, png, tmp_path):

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import cv2
 import numpy as np
 import pytest
+from test_images import write_dicom
 
 from r2c_gan import images
 from r2c_gan.errors import UserError
@@ -55,6 +56,16 @@ def test_too_many_pixels_and_broken_files_are_refused_without_the_folder(tmp_pat
             case.open_case(halving(), tmp_path / name, 1, limit)
         assert str(caught.value).startswith(name)
     assert case.open_case(halving(), tmp_path / "big.png", 1, 0.002).poor.shape == (40, 50, 1)
+
+
+def test_what_may_be_no_chest_radiograph_is_refused_or_warned_of(tmp_path):
+    write_dicom(tmp_path / "ct.dcm", np.arange(108, dtype=np.uint16).reshape(9, 12) * 37, Modality="CT")
+    with pytest.raises(UserError, match=r"^ct\.dcm: by its header no chest radiograph: its Modality is CT.*--force"):
+        case.open_case(halving(), tmp_path / "ct.dcm", 1, 1)
+    assert case.open_case(halving(), tmp_path / "ct.dcm", 1, 1, force=True).warning is None
+    images.write_image(tmp_path / "blank.png", np.zeros((30, 40)))
+    opened = case.open_case(halving(), tmp_path / "blank.png", 1, 1)
+    assert "Do not trust this result: blank: all pixels have one value" in page.result_html(opened, 1.0, 1)
 
 
 def test_the_difference_is_signed_in_percent_of_the_gray_range():

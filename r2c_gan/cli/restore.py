@@ -6,7 +6,9 @@
 
 PNG, JPEG and TIFF become PNG of their own size and depth (8 or 16 bit), DICOM becomes derived DICOM. predictions.csv
 and predictions.json hold the class probabilities of the input and of the restored image. What was finished is skipped
-when the command is given again. A file that cannot be restored is named and skipped, and the exit code is 1.
+when the command is given again. A file that cannot be restored is named and skipped, and the exit code is 1. DICOM
+files that show no chest radiograph by their header are skipped; images that are unlike the training films get a
+warning.
 
 Research only, not for diagnosis.
 """
@@ -61,6 +63,7 @@ flags.DEFINE_bool("panels", False, "Draw poor | restored | difference of each im
 flags.DEFINE_integer("batch_size", 8, "Images in one call of the network; with --size=native, of one size.")
 flags.DEFINE_integer("readers", 2, "Threads that read and write files.")
 flags.DEFINE_bool("overwrite", False, "Replace files that are in the way, and results of other flags or another model.")
+flags.DEFINE_bool("force", False, "Restore DICOM files, too, whose header says that they show no chest radiograph.")
 flags.mark_flags_as_required(["model", "input", "output"])
 
 
@@ -71,6 +74,7 @@ def main():
     stored = str(window.Window.parse(FLAGS.window))
     sources = find_sources(FLAGS.input, FLAGS.output)
     program.start_tensorflow()
+    from r2c_gan import plausibility
     from r2c_gan.file_restoration import Settings, restore_files
     from r2c_gan.restoration import Restorer
 
@@ -78,6 +82,8 @@ def main():
         FLAGS.iterations, FLAGS.size, FLAGS.detail, FLAGS.format, FLAGS.deidentify, FLAGS.panels, stored
     )
     restorer = Restorer.load(FLAGS.model, FLAGS.checkpoint)
+    if restorer.films is None:
+        print(f"note: {plausibility.MISSING}", file=sys.stderr)
     with _ended_in_order():
         outcome = restore_files(
             restorer,
@@ -87,6 +93,7 @@ def main():
             FLAGS.batch_size,
             FLAGS.readers,
             FLAGS.overwrite,
+            FLAGS.force,
             progress=_progress_bar,
             report=_report if len(sources) > 1 else lambda failure: None,
         )
@@ -98,11 +105,11 @@ def main():
     if len(sources) == len(outcome.skipped) == 1:
         _report(outcome.skipped[0])
     elif outcome.skipped:
-        print(f"{len(outcome.skipped)} files skipped: not an image")
+        print(f"{len(outcome.skipped)} files skipped: no chest radiograph by their header, or no image")
     for scaling, count in outcome.scalings.items():
         if scaling != "full range":
             print(f"gray levels of {count} images: {scaling}")
-    for warning, count in collections.Counter(outcome.warnings.values()).items():
+    for warning, count in _kinds(outcome.warnings).items():
         print(f"warning: {count} images (named in result.json): {warning}", file=sys.stderr)
     if FLAGS.deidentify:
         print("Text burned into pixels, file names and journal.jsonl may still identify patients.")
@@ -114,6 +121,11 @@ def main():
             f"{len(outcome.failures)} of {len(sources)} files could not be restored; they are named above and in "
             f"{Path(FLAGS.output) / 'result.json'}"
         )
+
+
+def _kinds(warnings):
+    """How many files have a warning of each kind: without the figures of the file, and each of several by itself."""
+    return collections.Counter(part.split(" (")[0] for text in warnings.values() for part in text.split("; "))
 
 
 @contextlib.contextmanager

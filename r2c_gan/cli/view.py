@@ -30,6 +30,7 @@ flags.DEFINE_string("host", "127.0.0.1", "Address to listen on. Any but a loopba
 flags.DEFINE_integer("port", 7860, "Port to listen on; 0 takes a free one.", lower_bound=0, upper_bound=65535)
 flags.DEFINE_integer("max_upload_mb", 100, "Largest file taken, in megabytes.", lower_bound=1)
 flags.DEFINE_float("max_megapixels", 40, "Most pixels of an image taken, in millions.", lower_bound=0.001)
+flags.DEFINE_bool("force", False, "Take DICOM files, too, whose header says that they show no chest radiograph.")
 flags.mark_flag_as_required("model")
 
 
@@ -59,14 +60,17 @@ def _serve(folder, port):
     import gradio as gr
     import numpy as np
 
+    from r2c_gan import plausibility
     from r2c_gan.restoration import Restorer
     from r2c_gan.viewer import page
 
     restorer = Restorer.load(FLAGS.model, FLAGS.checkpoint)
+    if restorer.films is None:
+        print(f"note: {plausibility.MISSING}", flush=True)
     restorer.restore(np.zeros((*restorer.size, restorer.channels), np.float32))  # so that the first image is not slow
     work = os.path.join(folder, "download")
     os.mkdir(work)
-    blocks = page.build(restorer, FLAGS.model, work, FLAGS.max_megapixels, FLAGS.max_upload_mb)
+    blocks = page.build(restorer, FLAGS.model, work, FLAGS.max_megapixels, FLAGS.max_upload_mb, FLAGS.force)
     fonts = [gr.themes.Font("system-ui"), gr.themes.Font("sans-serif")]
     # `launch`, not `mount_gradio_app`: only then does Gradio refuse paths on this machine that were not uploaded.
     blocks.launch(

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from r2c_gan import dicom, images
+from r2c_gan import dicom, images, plausibility
 from r2c_gan.errors import UserError
 
 DISPLAY_SIDE = 1024
@@ -27,14 +27,16 @@ class Case:
         poor: float32 [H, W, C] in [-1, 1], as read.
         result: the `RestoredImage`.
         bits: 8 or 16, of the file.
+        warning: why the result may mean nothing, in words; None if nothing speaks against it.
     """
 
     poor: np.ndarray
     result: object
     bits: int
+    warning: str | None = None
 
 
-def open_case(restorer, path, passes, max_megapixels):
+def open_case(restorer, path, passes, max_megapixels, force=False):
     """Reads a file, within the limit, and restores it.
 
     Args:
@@ -42,6 +44,7 @@ def open_case(restorer, path, passes, max_megapixels):
         path: a PNG, JPEG, TIFF or DICOM file.
         passes: number of passes.
         max_megapixels: more pixels than this are refused, before they are decoded where the header tells.
+        force: whether a DICOM file is taken whatever its header says that it shows.
 
     Returns:
         A `Case`.
@@ -52,11 +55,12 @@ def open_case(restorer, path, passes, max_megapixels):
     path = Path(path)
     try:
         _check_pixels(path, _header_size(path), max_megapixels)
-        file = images.read_file(path, restorer.channels, "auto")
+        file = plausibility.read_film(path, restorer.channels, "auto", force)
         _check_pixels(path, file.pixels.shape[:2], max_megapixels)
     except UserError as error:
         raise UserError(str(error).replace(str(path), path.name)) from error
-    return Case(file.pixels, restorer.restore(file.pixels, passes), file.bits)
+    result = restorer.restore(file.pixels, passes)
+    return Case(file.pixels, result, file.bits, "; ".join(filter(None, (result.warning, file.warning))) or None)
 
 
 def _header_size(path):

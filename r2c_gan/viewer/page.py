@@ -36,7 +36,10 @@ def result_html(opened, seconds, passes):
     poor, restored = (case.data_uri(case.png(case.display(image))) for image in (opened.poor, opened.result.image))
     changed = case.data_uri(case.difference_map(difference, scale))
     stage = f"width: {min(1, ratio):.2%}; aspect-ratio: {width} / {height}"
-    return f"""
+    warning = ""
+    if opened.warning:
+        warning = f'<p class="changed" role="alert">⚠ Do not trust this result: {html.escape(opened.warning)}.</p>'
+    return f"""{warning}
 <div class="result">
 <figure class="compare" style="--edge: 50%"><figcaption>Poor | restored</figcaption>
 <div class="stage"><div class="pair" style="{stage}">
@@ -109,7 +112,7 @@ def training_data(path):
     return f"folder {Path(folder).name}" + (f": {numbers} images" if numbers else "")
 
 
-def build(restorer, path, work, max_megapixels, max_upload_mb):
+def build(restorer, path, work, max_megapixels, max_upload_mb, force=False):
     """The Gradio application.
 
     Args:
@@ -119,6 +122,7 @@ def build(restorer, path, work, max_megapixels, max_upload_mb):
             to whoever knows its name.
         max_megapixels: limit of an upload, in millions of pixels.
         max_upload_mb: limit of an upload, in megabytes; said on the page.
+        force: whether DICOM files are taken whatever their header says that they show.
 
     Returns:
         A `gradio.Blocks`, not launched.
@@ -132,7 +136,7 @@ def build(restorer, path, work, max_megapixels, max_upload_mb):
             return _EMPTY, off, None
         started = time.monotonic()
         try:
-            opened = case.open_case(restorer, upload, int(passes), max_megapixels)
+            opened = case.open_case(restorer, upload, int(passes), max_megapixels, force)
         except UserError as error:
             return error_html(str(error)), off, None
         shown = result_html(opened, time.monotonic() - started, int(passes))
