@@ -25,12 +25,6 @@ FLAGS = flags.FLAGS
 
 SIDE = 256
 
-flags.DEFINE_string("model", None, "A folder that holds plausibility.npz.")
-flags.DEFINE_string("datasets_dir", None, "The datasets folder; its validation and test films were not fitted.")
-flags.DEFINE_multi_string("more", [], "A further folder of films, DICOM or others; may be repeated.")
-flags.DEFINE_string("output_dir", None, "Folder for plausibility.csv.")
-flags.mark_flags_as_required(["model", "datasets_dir", "output_dir"])
-
 
 def main():
     fitted = plausibility.Plausibility.load(FLAGS.model)
@@ -163,6 +157,12 @@ def lung_mask(rng):
 
 
 def console():
+    # Here and not above, so that importing this module defines no flags.
+    flags.DEFINE_string("model", None, "A folder that holds plausibility.npz.")
+    flags.DEFINE_string("datasets_dir", None, "The datasets folder; its validation and test films were not fitted.")
+    flags.DEFINE_multi_string("more", [], "A further folder of films, DICOM or others; may be repeated.")
+    flags.DEFINE_string("output_dir", None, "Folder for plausibility.csv.")
+    flags.mark_flags_as_required(["model", "datasets_dir", "output_dir"])
     program.run(main, __doc__)
 
 

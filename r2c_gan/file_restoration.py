@@ -432,7 +432,7 @@ def _row(target, file, result):
     row.update({f"restored_{key}": after[key] for key in after if key != "file"})
     row["label_changed"] = "yes" if result.label_changed else "no"
     row["unlikeness"] = "" if result.unlikeness is None else f"{result.unlikeness:.3f}"
-    row["warning"] = "; ".join(filter(None, (result.warning, file.warning)))
+    row["warning"] = " | ".join(filter(None, (result.warning, file.warning)))
     return row
 
 

@@ -79,8 +79,12 @@ def _write_dicom(folder):
     if importlib.util.find_spec("pydicom") is None:
         return
     from pydicom import examples
+    from pydicom.uid import ComputedRadiographyImageStorage
 
-    examples.ct.save_as(folder / "radiograph.dcm")
+    film = examples.ct  # with a header that is not skipped
+    film.SOPClassUID = film.file_meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
+    film.Modality, film.BodyPartExamined = "CR", "CHEST"
+    film.save_as(folder / "radiograph.dcm")
     (folder / "study").mkdir()
     shutil.copy(folder / "radiograph.dcm", folder / "study")
 

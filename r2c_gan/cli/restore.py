@@ -125,7 +125,7 @@ def main():
 
 def _kinds(warnings):
     """How many files have a warning of each kind: without the figures of the file, and each of several by itself."""
-    return collections.Counter(part.split(" (")[0] for text in warnings.values() for part in text.split("; "))
+    return collections.Counter(part.split(" (")[0] for text in warnings.values() for part in text.split(" | "))
 
 
 @contextlib.contextmanager

@@ -60,7 +60,7 @@ def open_case(restorer, path, passes, max_megapixels, force=False):
     except UserError as error:
         raise UserError(str(error).replace(str(path), path.name)) from error
     result = restorer.restore(file.pixels, passes)
-    return Case(file.pixels, result, file.bits, "; ".join(filter(None, (result.warning, file.warning))) or None)
+    return Case(file.pixels, result, file.bits, " | ".join(filter(None, (result.warning, file.warning))) or None)
 
 
 def _header_size(path):
