@@ -21,6 +21,7 @@ test-all: $(VENV)/installed
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 # Our normalisation against TensorFlow Addons, in an environment of its own: the two cannot live in one.
 test-addons: $(VENV)/installed $(ADDONS_VENV)/installed

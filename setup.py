@@ -29,7 +29,14 @@ setup(
         "onnx": ["tf2onnx>=1.17,<2", "onnx>=1.23,<2", "onnxruntime>=1.32,<2"],
         "view": ["gradio>=6.31,<7"],
         "notebooks": ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
-        "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff==0.17.*", "scikit-image>=0.25", "playwright>=1.50"],
+        "dev": [
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff==0.17.*",
+            "import-linter>=2.5",
+            "scikit-image>=0.25",
+            "playwright>=1.50",
+        ],
     },
     entry_points={
         "console_scripts": [f"r2c-gan-{name.replace('_', '-')} = r2c_gan.cli.{name}:console" for name in PROGRAMS]
@@ -37,11 +44,12 @@ setup(
     package_data={
         "data_prep": ["*.json"],
         "r2c_gan": [
-            "pretrained_weights/*",
-            "viewer/*.css",
-            "viewer/*.js",
-            "viewer/examples/*.png",
-            "viewer/examples/*.md",
+            "models/pretrained_weights/*",
+            "training/presets/*.toml",
+            "serving/viewer/*.css",
+            "serving/viewer/*.js",
+            "serving/viewer/examples/*.png",
+            "serving/viewer/examples/*.md",
         ],
     },
     classifiers=[

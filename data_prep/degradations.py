@@ -16,9 +16,10 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from r2c_gan import figures, images, metrics
 from r2c_gan.cli import program
+from r2c_gan.data import images
 from r2c_gan.errors import UserError
+from r2c_gan.evaluation import figures, metrics
 
 SEVERITIES = ("mild", "moderate", "severe")
 REFERENCE_SIZE = 256  # pixels: the size that lengths refer to

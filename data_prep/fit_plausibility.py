@@ -2,7 +2,7 @@
 
   python -m data_prep.fit_plausibility --datasets_dir dataset --output runs/older/plausibility.npz
 
-For a run of an older version, or weights from elsewhere. See r2c_gan/plausibility.py.
+For a run of an older version, or weights from elsewhere. See r2c_gan/data/plausibility.py.
 """
 
 from pathlib import Path
@@ -10,8 +10,8 @@ from pathlib import Path
 from absl import flags
 from tqdm import tqdm
 
-from r2c_gan import images, plausibility
 from r2c_gan.cli import program
+from r2c_gan.data import images, plausibility
 from r2c_gan.errors import UserError
 
 FLAGS = flags.FLAGS

@@ -4,7 +4,8 @@ import contextlib
 import os
 from pathlib import Path
 
-from r2c_gan import files, labels
+from r2c_gan import files
+from r2c_gan.data import labels
 from r2c_gan.errors import UserError
 
 MANIFEST_FILE = "manifest.csv"

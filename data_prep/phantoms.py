@@ -25,8 +25,9 @@ from data_prep.degradations import SEVERITIES, degrade
 from data_prep.manifest import MANIFEST_FILE, UNKNOWN, new_folder
 from data_prep.parallel import parallel_map
 from data_prep.quality import quality_score
-from r2c_gan import files, images
+from r2c_gan import files
 from r2c_gan.cli import program
+from r2c_gan.data import images
 from r2c_gan.errors import UserError
 
 LABELS = ("control", "covid")

@@ -27,10 +27,12 @@ from data_prep import duplicates, splits
 from data_prep.manifest import COLUMNS, MANIFEST_FILE, UNKNOWN, new_folder
 from data_prep.parallel import parallel_map
 from data_prep.sources import SPLITS, Problem, read_header, read_source
-from r2c_gan import data, files, images, window
+from r2c_gan import files
 from r2c_gan.cli import program
+from r2c_gan.data import datasets as data
+from r2c_gan.data import images, window
+from r2c_gan.data.window import Window
 from r2c_gan.errors import UserError, reason, shown
-from r2c_gan.window import Window
 
 DOMAINS = ("by_quality", "by_degradation")
 SEVERITIES = ("mild", "moderate", "severe")
@@ -95,7 +97,7 @@ class Prepared:
         left_out: list of `data_prep.sources.Problem`.
         pairs: list of (name, name), near-duplicates.
         largest_group: how many images the largest group has that had to stay together.
-        faint: names of the radiographs that use little of the gray range, see `r2c_gan.window.warning`.
+        faint: names of the radiographs that use little of the gray range, see `r2c_gan.data.window.warning`.
     """
 
     counts: list
@@ -110,7 +112,7 @@ def load(path, window="auto"):
     """Reads a radiograph in gray.
 
     Args:
-        path: any file that `r2c_gan.images.read_image` reads.
+        path: any file that `r2c_gan.data.images.read_image` reads.
         window: which stored values become black and white, a `Window` or its text.
 
     Returns:

@@ -24,9 +24,11 @@ from absl import flags
 from tqdm import tqdm
 
 from data_prep.parallel import parallel_map
-from r2c_gan import figures, files, images
+from r2c_gan import files
 from r2c_gan.cli import program
+from r2c_gan.data import images
 from r2c_gan.errors import UserError, reason, shown
+from r2c_gan.evaluation import figures
 
 SIDE = 256
 """Pixels: a larger image is judged at this short side, so that its features do not depend on its size."""

@@ -25,9 +25,11 @@ from data_prep import quality
 from data_prep.degradations import DEGRADATIONS, SEVERITIES, degrade
 from data_prep.parallel import parallel_map
 from data_prep.sources import read_source
-from r2c_gan import figures, files, images, metrics
+from r2c_gan import files
 from r2c_gan.cli import program
+from r2c_gan.data import images
 from r2c_gan.errors import UserError, reason
+from r2c_gan.evaluation import figures, metrics
 
 VERSIONS = ("clean", *SEVERITIES)
 TARGETS = (1, 2 / 3, 1 / 3, 0)  # the score aimed at for each version

@@ -2,12 +2,12 @@
 
 A source is a CSV file, or a folder in one of these layouts:
 
-- the authors' archive, and any datasets folder: `trainA/ trainB/ testA/ ...`, labelled as `r2c_gan.data` reads it
+- the authors' archive, and any datasets folder: `trainA/ trainB/ testA/ ...`, labelled as `r2c_gan.data.labels` says
   (the word "covid" in the file's name);
 - QaTa-COV19 v1, v2 and Early with their control group, as Kaggle packs them, whole or a part;
 - sub-folders named after the classes.
 
-Masks (`r2c_gan.labels.is_mask`) are passed over.
+Masks (`r2c_gan.data.labels.is_mask`) are passed over.
 """
 
 import dataclasses
@@ -17,7 +17,8 @@ import warnings
 from pathlib import Path
 
 from data_prep.manifest import UNKNOWN
-from r2c_gan import data, dicom, images, labels
+from r2c_gan.data import datasets as data
+from r2c_gan.data import dicom, images, labels
 from r2c_gan.errors import UserError, shown
 
 QUALITIES = ("good", "poor")

@@ -26,9 +26,11 @@ from tqdm import tqdm
 from data_prep import duplicates, prepare, splits
 from data_prep.manifest import MANIFEST_FILE, UNKNOWN, read_manifest
 from data_prep.parallel import parallel_map
-from r2c_gan import data, files, metrics
+from r2c_gan import files
 from r2c_gan.cli import program
+from r2c_gan.data import datasets as data
 from r2c_gan.errors import UserError, reason
+from r2c_gan.evaluation import metrics
 
 FOLDERS = tuple(f"{split}{domain}" for split in prepare.SPLITS for domain in ("A", "A_reference", "B"))
 

@@ -56,7 +56,7 @@ def datasets_folder(given=None, **changes):
     """The reader's datasets folder, or one of phantoms made on the spot, in a temporary folder.
 
     Args:
-        given: a folder as `r2c_gan.data` describes it, or None.
+        given: a folder as `r2c_gan.data.datasets` describes it, or None.
         **changes: other values of `data_prep.phantoms.PhantomSet` than `PHANTOMS`.
 
     Returns:
@@ -84,7 +84,7 @@ def trained_model(given, datasets_dir, **changes):
         (`R2CGAN`, its run folder or None): pretrained weights have none.
     """
     import r2c_gan
-    from r2c_gan import checkpoints, pretrained
+    from r2c_gan.models import checkpoints, pretrained
 
     if given == pretrained.NAME:
         return pretrained.load()[0], None
@@ -96,7 +96,7 @@ def trained_model(given, datasets_dir, **changes):
 
 
 def show(save, *arguments, width=None, **keywords):
-    """The picture that a function of `r2c_gan.figures` or its like writes to a file, for a cell to show.
+    """The picture that a function of `r2c_gan.evaluation.figures` or its like writes to a file, for a cell to show.
 
     Args:
         save: a function of `path` and other arguments that writes a PNG.

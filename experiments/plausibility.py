@@ -1,7 +1,7 @@
 """How often plausibility.npz warns: of held-out films, as they are and degraded, and of what is no chest radiograph.
 
   python -m experiments.plausibility --model runs/paper --datasets_dir dataset --output_dir results/plausibility
-  python -m experiments.plausibility --model r2c_gan/pretrained_weights --datasets_dir dataset --more more_films ...
+  python -m experiments.plausibility --model pretrained --datasets_dir dataset --more films ...
 
 Films are those of valA/, valB/, testA/, testB/ and the clean twins. What is no film is made of them (turned, negative,
 cropped, of two values, in a screenshot), drawn (noise, blanks, masks), or comes with scikit-image and pydicom,
@@ -17,8 +17,9 @@ from absl import flags
 from tqdm import tqdm
 
 from data_prep import degradations
-from r2c_gan import files, images, plausibility
+from r2c_gan import files
 from r2c_gan.cli import program
+from r2c_gan.data import images, plausibility
 from r2c_gan.errors import UserError
 
 FLAGS = flags.FLAGS

@@ -5,20 +5,23 @@ __version__ = "0.1.0"
 # Names that TensorFlow or Keras stand behind are imported when first asked for, so that `--help` and the tools that
 # only touch pixels start at once.
 _PUBLIC = {
-    "Evaluation": "evaluation",
-    "ImagePool": "image_pool",
-    "LinearDecay": "schedules",
-    "LossWeights": "losses",
-    "OperationalConv2D": "layers",
-    "OperationalConv2DTranspose": "layers",
-    "R2CGAN": "model",
-    "ReflectionPadding2D": "layers",
-    "Restorer": "restoration",
-    "TrainingConfig": "training",
-    "build_discriminator": "networks",
-    "build_generator": "networks",
-    "export_saved_model": "export",
-    "train": "training",
+    "Evaluation": "evaluation.evaluation",
+    "ImagePool": "models.image_pool",
+    "LinearDecay": "models.schedules",
+    "LossWeights": "models.losses",
+    "NetworkOptions": "options.network",
+    "OperationalConv2D": "layers.operational",
+    "OperationalConv2DTranspose": "layers.operational",
+    "R2CGAN": "models.model",
+    "ReflectionPadding2D": "layers.operational",
+    "Restorer": "restoration.restorer",
+    "TrainingConfig": "training.configuration",
+    "build_discriminator": "models.networks",
+    "build_generator": "models.networks",
+    "export_saved_model": "serving.export",
+    "read_image": "data.images",
+    "train": "training.trainer",
+    "write_image": "data.images",
 }
 __all__ = ["__version__", *_PUBLIC]
 

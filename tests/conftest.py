@@ -28,7 +28,7 @@ def write_dataset(folder, seed=0, size=40, training=(6, 4), test=4):
         training: images of trainA and of trainB.
         test: images of valA and of testA (each with its clean twins).
     """
-    from r2c_gan.images import write_image
+    from r2c_gan.data.images import write_image
 
     rng = np.random.default_rng(seed)
     columns = np.linspace(-1, 1, size + 8)
@@ -58,7 +58,7 @@ def datasets_dir(tmp_path_factory):
 
 def tiny_config(datasets_dir, output_dir, **changes):
     """A training of three epochs of three steps, in seconds."""
-    from r2c_gan.training import TrainingConfig
+    from r2c_gan.training.trainer import TrainingConfig
 
     settings = {
         "q": 2,
@@ -79,7 +79,7 @@ def tiny_config(datasets_dir, output_dir, **changes):
 @pytest.fixture(scope="session")
 def run_dir(datasets_dir, tmp_path_factory):
     """The run folder of an uninterrupted tiny training. Read it, do not write to it."""
-    from r2c_gan.training import train
+    from r2c_gan.training.trainer import train
 
     folder = tmp_path_factory.mktemp("runs") / "whole"
     train(tiny_config(datasets_dir, folder))

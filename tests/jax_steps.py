@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from r2c_gan.losses import LossWeights
-from r2c_gan.model import R2CGAN
-from r2c_gan.optimizers import Adam
-from r2c_gan.schedules import LinearDecay
+from r2c_gan.models.losses import LossWeights
+from r2c_gan.models.model import R2CGAN
+from r2c_gan.models.optimizers import Adam
+from r2c_gan.models.schedules import LinearDecay
 
 SIZE, BATCH, STEPS = 16, 2, 3
 

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from r2c_gan import activation_maps
-from r2c_gan.networks import METHODS, build_generator
+from r2c_gan.evaluation import activation_maps
+from r2c_gan.models.networks import METHODS, build_generator
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from experiments.benchmarks import training_step as benchmark
 from experiments.benchmarks.baseline import HostPool, Literal
-from r2c_gan.model import R2CGAN
-from r2c_gan.reference_weights import assign_reference_weights
+from r2c_gan.models.model import R2CGAN
+from r2c_gan.models.reference_weights import assign_reference_weights
 
 METHODS = {"operational": 3, "convolutional-light": 1, "convolutional": 1}
 

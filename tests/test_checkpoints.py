@@ -10,15 +10,16 @@ import oracles
 import pytest
 import tensorflow as tf
 
-from r2c_gan import checkpoints, files
+from r2c_gan import files
 from r2c_gan.errors import UserError
-from r2c_gan.layers import OperationalConv2DTranspose
-from r2c_gan.model import R2CGAN
-from r2c_gan.networks import METHODS, build_discriminator, build_generator
-from r2c_gan.optimizers import Adam
-from r2c_gan.reference_weights import assign_reference_weights, read_authors_checkpoint
-from r2c_gan.restoration import Restorer
-from r2c_gan.schedules import LinearDecay
+from r2c_gan.layers.operational import OperationalConv2DTranspose
+from r2c_gan.models import checkpoints
+from r2c_gan.models.model import R2CGAN
+from r2c_gan.models.networks import METHODS, build_discriminator, build_generator
+from r2c_gan.models.optimizers import Adam
+from r2c_gan.models.reference_weights import assign_reference_weights, read_authors_checkpoint
+from r2c_gan.models.schedules import LinearDecay
+from r2c_gan.restoration.restorer import Restorer
 
 
 def model_config(**changes):

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from experiments.restoration import classical
-from r2c_gan import metrics
+from r2c_gan.evaluation import metrics
 
 
 def chest(size=64, channels=1):

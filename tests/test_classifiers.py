@@ -13,11 +13,13 @@ from experiments.classifiers import training as classifiers
 from experiments.classifiers.data import domains_of
 from experiments.classifiers.networks import build_classifier
 from experiments.classifiers.training import Classifier, ClassifierConfig, train
-from r2c_gan import images, metrics
-from r2c_gan.callbacks import read_history
-from r2c_gan.data import UnpairedStream, clean_twins, read_batches, read_domain
+from r2c_gan.data import images
+from r2c_gan.data.datasets import clean_twins, read_domain
+from r2c_gan.data.streams import UnpairedStream, read_batches
 from r2c_gan.errors import UserError
-from r2c_gan.restoration import Restorer
+from r2c_gan.evaluation import metrics
+from r2c_gan.restoration.restorer import Restorer
+from r2c_gan.training.callbacks import read_history
 
 SIZE = 32
 EPOCHS = 4

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from absl import flags
 
-from r2c_gan import images
 from r2c_gan.cli import program
-from r2c_gan.data import read_domain
+from r2c_gan.data import images
+from r2c_gan.data.datasets import read_domain
 from r2c_gan.errors import UserError
-from r2c_gan.evaluation import Evaluation
-from r2c_gan.restoration import Restorer
+from r2c_gan.evaluation.evaluation import Evaluation
+from r2c_gan.restoration.restorer import Restorer
 
 PROGRAMS = ("train", "evaluate", "restore", "export", "import_checkpoint")
 REPOSITORY = Path(__file__).parents[1]

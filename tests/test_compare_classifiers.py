@@ -13,10 +13,11 @@ from sklearn import metrics as sklearn_metrics
 
 from experiments.classifiers import compare as compare_classifiers
 from experiments.classifiers.compare import Verdict, best_threshold, compare, judge, measure, pairs, patients, stages
-from r2c_gan import images
-from r2c_gan.data import read_batches, read_domain
+from r2c_gan.data import images
+from r2c_gan.data.datasets import read_domain
+from r2c_gan.data.streams import read_batches
 from r2c_gan.errors import UserError
-from r2c_gan.restoration import Restorer
+from r2c_gan.restoration.restorer import Restorer
 
 SIZE = 32
 RNG = np.random.default_rng(5)

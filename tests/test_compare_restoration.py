@@ -20,9 +20,11 @@ from experiments.restoration import classical
 from experiments.restoration import comparison as compare_restoration
 from experiments.restoration import figures as restoration_figures
 from experiments.restoration import statistics as restoration_statistics
-from r2c_gan import files, images, metrics
+from r2c_gan import files
+from r2c_gan.data import images
 from r2c_gan.errors import UserError
-from r2c_gan.restoration import Restorer
+from r2c_gan.evaluation import metrics
+from r2c_gan.restoration.restorer import Restorer
 
 SIZE = 40
 BLENDS = [["noise"], ["under_exposure"], ["noise", "gaussian_blur"], ["over_exposure", "noise"], ["jpeg"]]

@@ -5,8 +5,9 @@ import math
 
 import pytest
 
-from r2c_gan import callbacks, checkpoints
 from r2c_gan.errors import UserError
+from r2c_gan.models import checkpoints
+from r2c_gan.training import callbacks
 
 MODEL = {
     "method": "operational",

@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from r2c_gan import data, images
-from r2c_gan.data import UnpairedStream, read_batches, read_domain
+from r2c_gan.data import datasets as data
+from r2c_gan.data import images, streams
+from r2c_gan.data.datasets import read_domain
+from r2c_gan.data.images import ImageError, write_image
+from r2c_gan.data.streams import UnpairedStream, read_batches
 from r2c_gan.errors import UserError
-from r2c_gan.images import ImageError, write_image
 
 
 def put(folder, *names, size=(8, 8), channels=1):
@@ -368,10 +370,10 @@ def test_training_and_evaluation_read_the_same_levels(tmp_path):
             cv2.imwrite(str(tmp_path / folder / name), levels)
     domains = [data.read_domain(tmp_path / folder) for folder in ("trainA", "trainB")]
     for window, expected in (("auto", (levels - 200) / 1900 - 1), ("full", levels / 32767.5 - 1)):
-        (batch,) = data.read_batches(domains[0].files, 16, 1, 2, window)
-        stream = data.UnpairedStream(*domains, 16, 16, 1, window=window)
+        (batch,) = streams.read_batches(domains[0].files, 16, 1, 2, window)
+        stream = streams.UnpairedStream(*domains, 16, 16, 1, window=window)
         sample = stream.sample(0, 0, 0)[0][..., 0]
         np.testing.assert_allclose(batch[0, ..., 0], expected, atol=1e-5)
         np.testing.assert_allclose(np.sort(sample, axis=1), expected, atol=1e-5)  # mirrored or not
     with pytest.raises(UserError, match="--window=x"):
-        data.UnpairedStream(*domains, 16, 16, 1, window="x")
+        streams.UnpairedStream(*domains, 16, 16, 1, window="x")

@@ -10,8 +10,9 @@ import pytest
 
 from data_prep import degradations
 from data_prep.degradations import DEGRADATIONS, FAMILIES, RANGES, SEVERITIES, apply, degrade
-from r2c_gan import images, metrics
+from r2c_gan.data import images
 from r2c_gan.errors import UserError
+from r2c_gan.evaluation import metrics
 
 
 def radiograph(height=256, width=256):

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from test_images import write_dicom
 
-from r2c_gan import images
-from r2c_gan.images import ImageError
+from r2c_gan.data import images
+from r2c_gan.data.images import ImageError
 
 pydicom = pytest.importorskip("pydicom", reason="DICOM needs the extra 'dicom'")
 
 from pydicom import config, uid  # noqa: E402
 from pydicom.dataset import Dataset  # noqa: E402
 
-from r2c_gan import derived_dicom  # noqa: E402
+from r2c_gan.data import derived_dicom  # noqa: E402
 
 SALT = "salt"
 COMPUTED, DIGITAL, CAPTURE = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("1", "1.1", "7"))

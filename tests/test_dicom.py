@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from test_images import write_dicom
 
-from r2c_gan import images
-from r2c_gan.image_limits import ImageError, NotAnImageError
+from r2c_gan.data import images
+from r2c_gan.data.image_limits import ImageError, NotAnImageError
 
 pydicom = pytest.importorskip("pydicom", reason="DICOM needs the extra 'dicom'")
 
 from pydicom import uid  # noqa: E402
 from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
 
-from r2c_gan import dicom  # noqa: E402
+from r2c_gan.data import dicom  # noqa: E402
 
 SIZE = (18, 22)
 DEPTHS = [(8, 8), (8, 6), (16, 8), (16, 10), (16, 12), (16, 15), (16, 16), (32, 16), (32, 24), (32, 32)]

@@ -7,15 +7,15 @@ import warnings
 import numpy as np
 import pytest
 
-from r2c_gan.image_limits import ImageError
-from r2c_gan.window import Window
+from r2c_gan.data.image_limits import ImageError
+from r2c_gan.data.window import Window
 
 pydicom = pytest.importorskip("pydicom", reason="DICOM needs the extra 'dicom'")
 
 from pydicom import config, uid  # noqa: E402
 from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
 
-from r2c_gan import derived_dicom, dicom  # noqa: E402
+from r2c_gan.data import derived_dicom, dicom  # noqa: E402
 
 # Values that real headers hold where they should not, and the ends of what fits.
 NUMBERS = [0, 1, 2, 7, 8, 11, 12, 15, 16, 17, 31, 32, 255, 256, 4095, 32767, 32768, 65535]

@@ -4,7 +4,7 @@ import pytest
 
 pydicom = pytest.importorskip("pydicom", reason="DICOM needs the extra 'dicom'")
 
-from r2c_gan import dicom  # noqa: E402
+from r2c_gan.data import dicom  # noqa: E402
 
 COMPUTED, DIGITAL, CAPTURE, MAGNETIC, FLUOROSCOPY = (
     f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("1", "1.1", "7", "4", "12.2")

@@ -16,10 +16,10 @@ from experiments.preservation import figures as preservation_figures
 from experiments.preservation import opacity_contrast
 from experiments.preservation.agreement import agreement, verdict_changes
 from experiments.preservation.opacity_contrast import Anatomy, anatomies, brightest_patch, contrast
-from r2c_gan import images
-from r2c_gan.data import clean_twins, read_domain
+from r2c_gan.data import images
+from r2c_gan.data.datasets import clean_twins, read_domain
 from r2c_gan.errors import UserError
-from r2c_gan.restoration import Restorer
+from r2c_gan.restoration.restorer import Restorer
 
 SIZE = 48
 
@@ -298,8 +298,8 @@ def test_figures(phantoms_dir, found, tmp_path):
 
 
 def test_the_program(phantoms_dir, tmp_path):
-    from r2c_gan import checkpoints
-    from r2c_gan.model import R2CGAN
+    from r2c_gan.models import checkpoints
+    from r2c_gan.models.model import R2CGAN
 
     model = R2CGAN(method="operational", q=1, channels=1, filters=2, image_size=SIZE, pool_size=0)
     model.compile()

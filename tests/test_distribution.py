@@ -11,9 +11,9 @@ import pytest
 from conftest import tiny_config
 from test_training import arrays_of, history, weights_file
 
-from r2c_gan import checkpoints
-from r2c_gan.restoration import Restorer
-from r2c_gan.training import train
+from r2c_gan.models import checkpoints
+from r2c_gan.restoration.restorer import Restorer
+from r2c_gan.training.trainer import train
 
 TESTS = Path(__file__).parent
 PROGRAM = """
@@ -25,7 +25,8 @@ PROGRAM = """
     (processor,) = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * 2)
     from conftest import tiny_config
-    from r2c_gan import errors, training
+    from r2c_gan import errors
+    from r2c_gan.training import trainer as training
 
     try:
         training.train(tiny_config(*sys.argv[2:4], distribute="mirrored", **eval(sys.argv[4])))

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from test_checkpoints import write_authors_checkpoint
 
-from r2c_gan.images import write_image
+from r2c_gan.data.images import write_image
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = sorted((REPOSITORY / "docs").glob("*.md"))

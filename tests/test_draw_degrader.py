@@ -11,7 +11,7 @@ from conftest import tiny_config
 
 from experiments.evidence.draw_degrader import draw
 from r2c_gan.errors import UserError
-from r2c_gan.training import train
+from r2c_gan.training.trainer import train
 
 ROOT = Path(__file__).parents[1]
 

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from r2c_gan import losses
-from r2c_gan.drawn_tone_curve import DrawnToneCurve
-from r2c_gan.losses import LossWeights
-from r2c_gan.model import METRICS, R2CGAN
-from r2c_gan.networks import build_generator
-from r2c_gan.noise import UniformNoise
-from r2c_gan.optimizers import Adam
+from r2c_gan.layers.drawn_tone_curve import DrawnToneCurve
+from r2c_gan.layers.noise import UniformNoise
+from r2c_gan.models import losses
+from r2c_gan.models.losses import LossWeights
+from r2c_gan.models.model import METRICS, R2CGAN
+from r2c_gan.models.networks import build_generator
+from r2c_gan.models.optimizers import Adam
 
 
 def images(n=3, size=8, seed=0):

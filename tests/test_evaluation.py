@@ -7,11 +7,12 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from sklearn import metrics as sklearn_metrics
 
-from r2c_gan import images
-from r2c_gan.data import read_batches, read_domain
+from r2c_gan.data import images
+from r2c_gan.data.datasets import read_domain
+from r2c_gan.data.streams import read_batches
 from r2c_gan.errors import UserError
-from r2c_gan.evaluation import Evaluation
-from r2c_gan.restoration import Restorer
+from r2c_gan.evaluation.evaluation import Evaluation
+from r2c_gan.restoration.restorer import Restorer
 
 SIZE = 32
 NAMES = ["covid-1", "covid-3", "normal-0", "normal-2"]  # sorted, as a domain lists them

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from r2c_gan import checkpoints, export, images, plausibility, saved_models
+from r2c_gan.data import images, plausibility
 from r2c_gan.errors import UserError
-from r2c_gan.model import R2CGAN
-from r2c_gan.networks import METHODS
-from r2c_gan.restoration import Restorer
+from r2c_gan.models import checkpoints
+from r2c_gan.models.model import R2CGAN
+from r2c_gan.models.networks import METHODS
+from r2c_gan.restoration import saved_models
+from r2c_gan.restoration.restorer import Restorer
+from r2c_gan.serving import export
 
 SHAPES = [(1, 32, 32, 3), (3, 48, 18, 3)]
 

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from r2c_gan import figures, metrics
 from r2c_gan.errors import UserError
+from r2c_gan.evaluation import figures, metrics
 
 
 def read(path):
@@ -327,5 +327,5 @@ class TestFiles:
             assert all((tmp_path / name / file).read_bytes() == expected for name in names)
 
     def test_pyplot_is_not_imported(self):
-        code = "import sys, r2c_gan.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
+        code = "import sys, r2c_gan.evaluation.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

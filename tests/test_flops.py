@@ -6,8 +6,8 @@ import tensorflow as tf
 from tensorflow.python.framework import ops  # the registry of statistics has no public name
 
 from experiments.benchmarks.flops import forward_flops, step_flops
-from r2c_gan import layers
-from r2c_gan.networks import METHODS, build_discriminator, build_generator
+from r2c_gan.layers import operational as layers
+from r2c_gan.models.networks import METHODS, build_discriminator, build_generator
 
 
 def profiled(network, size):

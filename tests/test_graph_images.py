@@ -11,7 +11,8 @@ import raster_files
 import tensorflow as tf
 from PIL import Image
 
-from r2c_gan import graph_images, images, raster
+from r2c_gan.data import images, raster
+from r2c_gan.serving import graph_images
 
 SIZE = (24, 20)
 

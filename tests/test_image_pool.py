@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from r2c_gan.image_pool import ImagePool
+from r2c_gan.models.image_pool import ImagePool
 
 SHAPE = (2, 3, 1)
 

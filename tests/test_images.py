@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from r2c_gan import images
+from r2c_gan.data import images
+from r2c_gan.data.images import ImageError
 from r2c_gan.errors import UserError
-from r2c_gan.images import ImageError
 
 
 def smooth(height=24, width=31):

@@ -15,11 +15,12 @@ import pytest
 from conftest import tiny_config
 from test_training import assert_same_weights, history, weights_file
 
-from r2c_gan import checkpoints, figures
 from r2c_gan.errors import Interrupted, UserError
-from r2c_gan.interruption import Interruption
-from r2c_gan.run_lock import run_lock
-from r2c_gan.training import train
+from r2c_gan.evaluation import figures
+from r2c_gan.models import checkpoints
+from r2c_gan.training.interruption import Interruption
+from r2c_gan.training.run_lock import run_lock
+from r2c_gan.training.trainer import train
 
 TESTS = Path(__file__).parent
 EPOCHS = 4
@@ -33,7 +34,7 @@ NURSERY = """
 
     sys.path.insert(0, sys.argv[1])
     from conftest import tiny_config
-    from r2c_gan import callbacks, training
+    from r2c_gan.training import callbacks, trainer as training
 
     watch = callbacks.StopOnNaN.on_train_batch_end
 
@@ -59,7 +60,7 @@ PROGRAM = """
 
     sys.path.insert(0, sys.argv.pop(1))
     from conftest import tiny_config
-    from r2c_gan import training
+    from r2c_gan.training import trainer as training
     from r2c_gan.cli import program
 
     datasets, run, changes = sys.argv.pop(1), sys.argv.pop(1), eval(sys.argv.pop(1))
@@ -238,7 +239,7 @@ def test_no_room_for_a_checkpoint_keeps_the_last_good_one(uninterrupted, dataset
 def test_early_stopping_is_recorded_and_final(datasets_dir, tmp_path, monkeypatch):
     """F1 is made to fall from the second epoch on: with a patience of 2, the third is the last."""
     scores = iter([0.5, 0.4, 0.5, 0.9])
-    monkeypatch.setattr("r2c_gan.training._validator", lambda *_: lambda: {"f1": next(scores)})
+    monkeypatch.setattr("r2c_gan.training.trainer._validator", lambda *_: lambda: {"f1": next(scores)})
     config = tiny_config(datasets_dir, tmp_path, epochs=EPOCHS, early_stopping=2)
     result = train(config)
     assert (result["epochs"], result["stopped_early"], result["best_epoch"]) == (3, True, 1)

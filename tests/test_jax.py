@@ -22,12 +22,12 @@ from record_reference import GOLDEN
 from test_reference import NETWORKS, draw_weights
 from test_training import arrays_of, assert_same_weights, history, weights_file
 
-from r2c_gan import checkpoints
 from r2c_gan.errors import UserError
-from r2c_gan.model import R2CGAN
-from r2c_gan.reference_weights import assign_reference_weights
-from r2c_gan.restoration import Restorer
-from r2c_gan.training import train
+from r2c_gan.models import checkpoints
+from r2c_gan.models.model import R2CGAN
+from r2c_gan.models.reference_weights import assign_reference_weights
+from r2c_gan.restoration.restorer import Restorer
+from r2c_gan.training.trainer import train
 
 TESTS = Path(__file__).parent
 JAX_PYTHON = os.environ.get("R2C_GAN_JAX_PYTHON") or (sys.executable if importlib.util.find_spec("jax") else None)
@@ -60,8 +60,8 @@ BEGINNING = """
     from conftest import tiny_config
     from jax_steps import STEPS, compiled, fitted, stepped
 
-    from r2c_gan.model import R2CGAN
-    from r2c_gan.training import train
+    from r2c_gan.models.model import R2CGAN
+    from r2c_gan.training.trainer import train
 
     assert keras.backend.backend() == "jax"
     folder, given = Path(sys.argv[2]), json.loads(sys.argv[3])
@@ -210,8 +210,8 @@ def test_losses_of_the_authors_implementation(steps):
 
 TRAININGS = """
     from r2c_gan.errors import Interrupted, UserError
-    from r2c_gan.interruption import Interruption
-    from r2c_gan.restoration import Restorer
+    from r2c_gan.training.interruption import Interruption
+    from r2c_gan.restoration.restorer import Restorer
 
     found["result"] = train(tiny_config(given["datasets"], folder / "whole", **given["settings"]))
 

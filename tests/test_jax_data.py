@@ -5,8 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from r2c_gan.data import UnpairedStream, read_domain
-from r2c_gan.images import ImageError
+from r2c_gan.data.datasets import read_domain
+from r2c_gan.data.images import ImageError
+from r2c_gan.data.streams import UnpairedStream
 
 
 @pytest.fixture

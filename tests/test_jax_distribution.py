@@ -12,7 +12,7 @@ import pytest
 from test_jax import JAX_PYTHON, jax_process, on_jax
 from test_training import arrays_of, history, weights_file
 
-from r2c_gan import checkpoints
+from r2c_gan.models import checkpoints
 
 pytestmark = pytest.mark.skipif(JAX_PYTHON is None, reason="JAX is not installed; see `make test-jax`")
 

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 from test_duplicates import film
 
-from r2c_gan import data
-from r2c_gan.data import check_images, is_two_valued, read_domain, usable_cases, why_no_film
+from r2c_gan.data import datasets as data
+from r2c_gan.data.datasets import check_images, is_two_valued, read_domain, usable_cases, why_no_film
+from r2c_gan.data.images import ImageError
+from r2c_gan.data.labels import class_of, class_of_name, is_mask
 from r2c_gan.errors import UserError
-from r2c_gan.images import ImageError
-from r2c_gan.labels import class_of, class_of_name, is_mask
 
 
 def touch(folder, *names):

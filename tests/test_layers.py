@@ -8,7 +8,7 @@ import oracles
 import pytest
 import tensorflow as tf
 
-from r2c_gan.layers import (
+from r2c_gan.layers.operational import (
     GlorotPerPower,
     OperationalConv2D,
     OperationalConv2DTranspose,

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from r2c_gan import losses
-from r2c_gan.losses import LossWeights
+from r2c_gan.models import losses
+from r2c_gan.models.losses import LossWeights
 
 CLASSES = ("class_a2b", "class_b2a", "class_a2b2a", "class_b2a2b", "class_a2a", "class_b2b")
 TERMS = {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from r2c_gan import memory
+from r2c_gan.restoration import memory
 
 GIB = 2**30
 

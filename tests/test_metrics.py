@@ -8,7 +8,7 @@ import pytest
 import sklearn.metrics
 from scipy import stats
 
-from r2c_gan import metrics
+from r2c_gan.evaluation import metrics
 
 MEASURES = {
     "accuracy",

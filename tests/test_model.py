@@ -12,11 +12,11 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from r2c_gan.losses import LossWeights
-from r2c_gan.model import DISCRIMINATOR_TERMS, GENERATOR_TERMS, METRICS, R2CGAN
-from r2c_gan.networks import METHODS
-from r2c_gan.optimizers import Adam
-from r2c_gan.schedules import LinearDecay
+from r2c_gan.models.losses import LossWeights
+from r2c_gan.models.model import DISCRIMINATOR_TERMS, GENERATOR_TERMS, METRICS, R2CGAN
+from r2c_gan.models.networks import METHODS
+from r2c_gan.models.optimizers import Adam
+from r2c_gan.models.schedules import LinearDecay
 
 SIZE = 16
 
@@ -330,7 +330,7 @@ IN_A_FRESH_PROCESS = """
     tf.config.experimental.enable_op_determinism()
     sys.path.insert(0, sys.argv[2])
     import test_model
-    from r2c_gan.model import R2CGAN
+    from r2c_gan.models.model import R2CGAN
 
     folder = Path(sys.argv[1])
     keras.utils.set_random_seed(99)

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from r2c_gan import checkpoints, export, files, model_card
+from r2c_gan import files
 from r2c_gan.errors import UserError
-from r2c_gan.model import R2CGAN
+from r2c_gan.evaluation import model_card
+from r2c_gan.models import checkpoints
+from r2c_gan.models.model import R2CGAN
+from r2c_gan.serving import export
 
 EVALUATION = {
     "datasets_dir": "/home/someone/collections/lung set",

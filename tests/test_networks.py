@@ -5,8 +5,8 @@ import numpy as np
 import oracles
 import pytest
 
-from r2c_gan.layers import OperationalConv2D, OperationalConv2DTranspose
-from r2c_gan.networks import GENERATOR_STRIDE, METHODS, build_discriminator, build_generator
+from r2c_gan.layers.operational import OperationalConv2D, OperationalConv2DTranspose
+from r2c_gan.models.networks import GENERATOR_STRIDE, METHODS, build_discriminator, build_generator
 
 # Parameters of the authors' networks (method, q): (generator, discriminator).
 AUTHORS_COUNTS = {

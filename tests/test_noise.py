@@ -8,12 +8,12 @@ from conftest import tiny_config
 from test_model import batch, tiny
 from test_training import assert_same_weights, history, weights_file
 
-from r2c_gan import checkpoints
-from r2c_gan.networks import METHODS, build_generator
-from r2c_gan.noise import UniformNoise
-from r2c_gan.restoration import Restorer
-from r2c_gan.tone_curve import ToneCurve
-from r2c_gan.training import train
+from r2c_gan.layers.noise import UniformNoise
+from r2c_gan.layers.tone_curve import ToneCurve
+from r2c_gan.models import checkpoints
+from r2c_gan.models.networks import METHODS, build_generator
+from r2c_gan.restoration.restorer import Restorer
+from r2c_gan.training.trainer import train
 
 IMAGES = np.zeros((4, 32, 24, 3), "float32")
 

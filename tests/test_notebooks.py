@@ -111,7 +111,7 @@ def test_it_runs(path, tmp_path, monkeypatch):
 def test_a_picture_is_kept_in_the_smaller_format_and_width(tmp_path):
     pytest.importorskip("IPython")
     from experiments import notebook
-    from r2c_gan.images import write_image
+    from r2c_gan.data.images import write_image
 
     def save(image, path):
         write_image(path, image)

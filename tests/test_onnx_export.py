@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from r2c_gan import __version__, checkpoints, files, onnx_export
+from r2c_gan import __version__, files
 from r2c_gan.errors import UserError
-from r2c_gan.model import R2CGAN
-from r2c_gan.networks import GENERATOR_STRIDE
+from r2c_gan.models import checkpoints
+from r2c_gan.models.model import R2CGAN
+from r2c_gan.models.networks import GENERATOR_STRIDE
+from r2c_gan.serving import onnx_export
 
 onnx = pytest.importorskip("onnx", reason="the packages of r2c-gan[onnx] are not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the packages of r2c-gan[onnx] are not installed")

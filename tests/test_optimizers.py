@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from r2c_gan.layers import OperationalConv2D, OperationalConv2DTranspose
-from r2c_gan.optimizers import Adam, step_biases_as_sums
+from r2c_gan.layers.operational import OperationalConv2D, OperationalConv2DTranspose
+from r2c_gan.models.optimizers import Adam, step_biases_as_sums
 
 
 def train(optimizer, variables, steps=7):

@@ -7,10 +7,11 @@ import pytest
 from absl import flags
 from test_cli import no_programs_flags
 
-from r2c_gan import options, presets
+from r2c_gan import options
 from r2c_gan.cli import option_flags
-from r2c_gan.configuration import NetworkOptions, TrainingConfig
 from r2c_gan.errors import UserError
+from r2c_gan.training import presets
+from r2c_gan.training.configuration import NetworkOptions, TrainingConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +98,7 @@ def test_flags_that_are_written_down_give_the_same_training(tmp_path):
 
 @pytest.mark.parametrize(("was", "now"), [("ranged_tone_curve", "tone_curve"), ("tone_curve", "global_tone_curve")])
 def test_runs_of_format_1_keep_the_tone_curve_that_they_were_trained_with(tmp_path, was, now):
-    from r2c_gan.checkpoints import read_config
+    from r2c_gan.models.checkpoints import read_config
 
     config = {"format": 1, "model": {"skip": was}, "training": {"skip": was, "lr": 1.0}}
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -112,12 +113,12 @@ def test_a_run_of_format_1_restores_as_it_did():
 
     import numpy as np
 
-    from r2c_gan.restoration import Restorer
+    from r2c_gan.restoration.restorer import Restorer
 
     run = Path(__file__).parent / "golden" / "run_format_1"
     image = np.random.default_rng(0).uniform(-1, 1, (1, 8, 8, 1)).astype("float32")
     expected = np.load(run / "expected.npz")
-    from r2c_gan import checkpoints
+    from r2c_gan.models import checkpoints
 
     model, _ = checkpoints.load_model(run, "latest")
     restored, probabilities = model.restorer(image)

@@ -7,9 +7,9 @@ import pytest
 
 from data_prep import degradations, fit_plausibility
 from data_prep.phantoms import make_phantom
-from r2c_gan import images, plausibility
+from r2c_gan.data import images, plausibility
+from r2c_gan.data.plausibility import FEWEST, Plausibility, judge
 from r2c_gan.errors import UserError
-from r2c_gan.plausibility import FEWEST, Plausibility, judge
 
 SIZE = 96
 
@@ -147,7 +147,7 @@ def test_program(films, tmp_path, monkeypatch, capsys):
 
 def test_the_shipped_file():
     """It knows real films; the drawn ones are the nearest that comes with the package."""
-    from r2c_gan import pretrained
+    from r2c_gan.models import pretrained
 
     shipped = Plausibility.load(pretrained.FOLDER)
     rng = np.random.default_rng(0)
@@ -157,7 +157,7 @@ def test_the_shipped_file():
 
 @pytest.mark.skipif("R2C_GAN_XRAY_DIR" not in os.environ, reason="R2C_GAN_XRAY_DIR names no folder of radiographs")
 def test_the_shipped_file_on_radiographs():
-    from r2c_gan import pretrained
+    from r2c_gan.models import pretrained
 
     shipped = Plausibility.load(pretrained.FOLDER)
     files = images.list_images(os.environ["R2C_GAN_XRAY_DIR"], recursive=True)[::16]

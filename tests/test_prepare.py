@@ -19,8 +19,9 @@ from test_images import write_dicom
 from data_prep.manifest import COLUMNS, new_folder, read_manifest
 from data_prep.prepare import Preparation, fit, format_table, load, prepare, unique_names
 from data_prep.sources import Problem, Record, read_source
-from r2c_gan import files, images
-from r2c_gan.data import read_domain
+from r2c_gan import files
+from r2c_gan.data import images
+from r2c_gan.data.datasets import read_domain
 from r2c_gan.errors import UserError
 
 SIDE = 48

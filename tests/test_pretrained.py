@@ -4,10 +4,12 @@ import keras
 import numpy as np
 import pytest
 
-from r2c_gan import checkpoints, files, pretrained
+from experiments.evidence import pack_weights
+from r2c_gan import files
 from r2c_gan.errors import UserError
-from r2c_gan.model import R2CGAN
-from r2c_gan.restoration import Restorer
+from r2c_gan.models import checkpoints, pretrained
+from r2c_gan.models.model import R2CGAN
+from r2c_gan.restoration.restorer import Restorer
 
 DATA = "Trained on noise, for a test."
 
@@ -23,7 +25,7 @@ def model():
 
 @pytest.fixture
 def folder(model, tmp_path, monkeypatch):
-    pretrained.save(model, tmp_path, {"run": "test", "epoch": 7}, DATA)
+    pack_weights.save(model, tmp_path, {"run": "test", "epoch": 7}, DATA)
     monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
     return tmp_path
 
@@ -75,26 +77,26 @@ def test_the_shipped_weights_know_their_films():
 
 
 def test_what_cannot_be_shipped_is_refused(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(pretrained, "LARGEST", 100)
+    monkeypatch.setattr(pack_weights, "LARGEST", 100)
     with pytest.raises(UserError, match="at most 100 are shipped"):
-        pretrained.save(model, tmp_path, {}, DATA)
+        pack_weights.save(model, tmp_path, {}, DATA)
     assert not (tmp_path / "restorer.npz").exists()
     other = R2CGAN(q=1, filters=4, channels=1, image_size=16, pool_size=0)
     weights = other.restorer.get_weights()
     weights[0] = weights[0] + 1e5
     other.restorer.set_weights(weights)
     with pytest.raises(UserError, match="too large for float16"):
-        pretrained.save(other, tmp_path, {}, DATA)
+        pack_weights.save(other, tmp_path, {}, DATA)
 
 
 def test_the_shipped_weights_restore_chests_that_they_never_saw(tmp_path):
     """Trained on radiographs, they improve phantoms too."""
     from data_prep.phantoms import PhantomSet, write_dataset
-    from r2c_gan.data import read_domain
-    from r2c_gan.evaluation import Evaluation
+    from r2c_gan.data.datasets import read_domain
+    from r2c_gan.evaluation.evaluation import Evaluation
 
     restorer = Restorer.load("pretrained")
-    assert (pretrained.FOLDER / pretrained.WEIGHTS).stat().st_size <= pretrained.LARGEST
+    assert (pretrained.FOLDER / pretrained.WEIGHTS).stat().st_size <= pack_weights.LARGEST
     write_dataset(tmp_path, PhantomSet(size=64, train=4, test=24, severity="moderate", masks=False))
     found = Evaluation(restorer, read_domain(tmp_path / "testA"), tmp_path / "testA_reference", 1).restoration()
     assert found["psnr_restored"]["mean"] > found["psnr_input"]["mean"]
@@ -102,8 +104,6 @@ def test_the_shipped_weights_restore_chests_that_they_never_saw(tmp_path):
 
 
 def test_a_run_is_packed_with_its_card_and_none_of_its_folders(run_dir, tmp_path, monkeypatch):
-    from experiments.evidence import pack_weights
-
     pack_weights.pack(run_dir, tmp_path, DATA)
     monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
     model, source = pretrained.load()

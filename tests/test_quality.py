@@ -14,7 +14,8 @@ from data_prep import quality, quality_calibration
 from data_prep.degradations import SEVERITIES, apply, degrade
 from data_prep.quality import quality_features, quality_score
 from data_prep.sources import Record
-from r2c_gan import files, images
+from r2c_gan import files
+from r2c_gan.data import images
 from r2c_gan.errors import UserError
 
 

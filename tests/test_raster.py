@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from raster_files import COMPRESSIONS, lzw, png, png_chunk, random_levels, tiff
 
-from r2c_gan import image_limits, images
-from r2c_gan.images import ImageError
+from r2c_gan.data import image_limits, images
+from r2c_gan.data.images import ImageError
 
 SIDES = (21, 29)  # of odd sides: rows end inside a byte, tiles and Adam7 passes are not full
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from raster_files import png, png_chunk, random_levels, tiff
 
-from r2c_gan import images
-from r2c_gan.images import ImageError
+from r2c_gan.data import images
+from r2c_gan.data.images import ImageError
 
 SIDES = (20, 27)
 SECONDS = 20  # for one file, on a machine that does much else

@@ -15,8 +15,8 @@ import pytest
 from simulated_readers import TIME, Reader, answer, make_key
 
 from experiments.reader_study import answers, measures, report
-from r2c_gan import metrics
 from r2c_gan.errors import UserError
+from r2c_gan.evaluation import metrics
 
 ROOT = Path(__file__).parents[1]
 # Fleiss 1971, table 1: 30 patients, 6 psychiatrists each, 5 diagnoses; kappa .430.

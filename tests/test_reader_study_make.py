@@ -17,7 +17,7 @@ from PIL import Image
 from experiments.reader_study import answers, design
 from experiments.reader_study.pairs import find_pairs
 from experiments.reader_study.study import write_study
-from r2c_gan import images
+from r2c_gan.data import images
 from r2c_gan.errors import UserError
 
 ROOT = Path(__file__).parents[1]

@@ -17,7 +17,7 @@ from experiments.reader_study import answers, measures
 from experiments.reader_study.design import SIDES, other
 from experiments.reader_study.pairs import Pair
 from experiments.reader_study.study import write_study
-from r2c_gan import images
+from r2c_gan.data import images
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from r2c_gan.images import write_image
+from r2c_gan.data.images import write_image
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -101,6 +101,6 @@ def test_the_map_points_to_what_exists():
 
 
 def test_every_preset_is_named():
-    from r2c_gan import presets
+    from r2c_gan.training import presets
 
     assert set(presets.names()) == set(re.findall(r"^\| `([a-z0-9-]+)`", README, re.MULTILINE))

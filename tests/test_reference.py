@@ -13,10 +13,10 @@ import pytest
 import tensorflow as tf
 from record_reference import CONFIGURATIONS, GOLDEN, STEPS, places
 
-from r2c_gan.model import R2CGAN
-from r2c_gan.optimizers import Adam
-from r2c_gan.reference_weights import NETWORKS, assign_reference_weights
-from r2c_gan.schedules import LinearDecay
+from r2c_gan.models.model import R2CGAN
+from r2c_gan.models.optimizers import Adam
+from r2c_gan.models.reference_weights import NETWORKS, assign_reference_weights
+from r2c_gan.models.schedules import LinearDecay
 
 CLASS_TERMS = {"class_a2b", "class_b2a", "class_a2b2a", "class_b2a2b", "class_a2a", "class_b2b"}
 

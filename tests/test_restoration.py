@@ -6,11 +6,14 @@ import shutil
 import numpy as np
 import pytest
 
-from r2c_gan import checkpoints, images, memory
+from r2c_gan.data import images
+from r2c_gan.data.noise_level import noise_variance
+from r2c_gan.data.predictions import prediction_row
 from r2c_gan.errors import UserError
-from r2c_gan.layers import portable
-from r2c_gan.noise_level import noise_variance
-from r2c_gan.restoration import Restorer, TooLargeError, prediction_row
+from r2c_gan.layers.operational import portable
+from r2c_gan.models import checkpoints
+from r2c_gan.restoration import memory
+from r2c_gan.restoration.restorer import Restorer, TooLargeError
 
 
 def random(*shape, seed=0):

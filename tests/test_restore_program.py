@@ -22,12 +22,15 @@ from PIL import Image
 from test_cli import call  # noqa: F401 - a fixture
 from test_images import write_dicom
 
-from r2c_gan import derived_dicom, figures, file_restoration, files, images
+from r2c_gan import files
 from r2c_gan.cli.restore import find_sources
+from r2c_gan.data import derived_dicom, images
+from r2c_gan.data.image_limits import NotAnImageError
 from r2c_gan.errors import UserError
-from r2c_gan.file_restoration import COLUMNS, Journal, Settings, restore_files
-from r2c_gan.image_limits import NotAnImageError
-from r2c_gan.restoration import Restorer
+from r2c_gan.evaluation import figures
+from r2c_gan.restoration import file_restoration
+from r2c_gan.restoration.file_restoration import COLUMNS, Journal, Settings, restore_files
+from r2c_gan.restoration.restorer import Restorer
 
 STUDY = {
     "StudyInstanceUID": "1.2.3.1",
@@ -473,7 +476,8 @@ def test_names_that_are_not_utf_8(tmp_path):
     script = textwrap.dedent("""
         import sys
         from pathlib import Path
-        from r2c_gan import file_restoration, images, restoration
+        from r2c_gan.data import images
+        from r2c_gan.restoration import file_restoration, restorer as restoration
         from r2c_gan.cli import program
         from r2c_gan.cli.restore import FLAGS, find_sources
 
@@ -546,11 +550,11 @@ def test_large_images_are_read_one_at_a_time(folder, tmp_path, monkeypatch):
 
 
 def test_too_large_for_memory_is_a_failure_with_a_hint(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("r2c_gan.image_limits.MAX_SIDE", 1000)
+    monkeypatch.setattr("r2c_gan.data.image_limits.MAX_SIDE", 1000)
     known = {"method": "operational", "q": 3, "filters": 64}
     restorer = Restorer(Halving(), (8, 8), 1, 2, config=known, checksum="abc")
     needed = restorer.predicted_memory(10, 14)
-    monkeypatch.setattr("r2c_gan.memory.available", lambda: int(needed * 1.1))
+    monkeypatch.setattr("r2c_gan.restoration.memory.available", lambda: int(needed * 1.1))
     outcome = restore_files(restorer, sources_of(folder), tmp_path / "out", Settings(size="native"))
     assert [row["file"] for row in outcome.rows] == ["a.png", "b.png"]
     assert all("use --size=model" in failure["reason"] for failure in outcome.failures)
@@ -860,9 +864,9 @@ def test_a_killed_run_loses_and_doubles_nothing(tmp_path):
     script = textwrap.dedent("""
         import sys, time
         import numpy as np
-        from r2c_gan import images
-        from r2c_gan.file_restoration import restore_files
-        from r2c_gan.restoration import Restorer
+        from r2c_gan.data import images
+        from r2c_gan.restoration.file_restoration import restore_files
+        from r2c_gan.restoration.restorer import Restorer
 
         def slow(batch):
             time.sleep(0.02)

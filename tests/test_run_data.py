@@ -7,9 +7,9 @@ import shutil
 import pytest
 from conftest import write_dataset
 
-from r2c_gan import run_data
-from r2c_gan.data import read_domain
+from r2c_gan.data.datasets import read_domain
 from r2c_gan.errors import UserError
+from r2c_gan.training import run_data
 
 
 def described(datasets, *names, limit=None):

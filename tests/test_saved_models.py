@@ -12,10 +12,13 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from r2c_gan import checkpoints, export, files, saved_models
+from r2c_gan import files
 from r2c_gan.errors import UserError
-from r2c_gan.model import R2CGAN
-from r2c_gan.restoration import Restorer
+from r2c_gan.models import checkpoints
+from r2c_gan.models.model import R2CGAN
+from r2c_gan.restoration import saved_models
+from r2c_gan.restoration.restorer import Restorer
+from r2c_gan.serving import export
 
 
 @pytest.fixture(scope="module")
@@ -439,3 +442,17 @@ def test_a_lambda_layer_is_refused_and_not_run(lambda_model, run_dir, tmp_path):
     assert not mark.exists()
     keras.saving.load_model(path, safe_mode=False)(np.zeros((1, 4)))
     assert mark.exists()  # so there was something to be refused
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("image_size", 64), ("image_size", [64]), ("image_size", ["a", 3]), ("channels", 2), ("stride", 0),
+     ("stride", True), ("classes", "covid"), ("classes", []), ("files", [])],
+    ids=str,
+)  # fmt: skip
+def test_an_edited_record_is_one_line(tmp_path, name, value):
+    record = {"format": 1, "classes": ["a"], "image_size": [8, 8], "channels": 1, "stride": 2, "files": {}}
+    record["format"] = saved_models.FORMAT
+    (tmp_path / saved_models.RECORD).write_text(json.dumps({**record, name: value}))
+    with pytest.raises(UserError, match=f"r2c_gan.json: {name} is"):
+        saved_models.read_record(tmp_path)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from r2c_gan.schedules import LinearDecay
+from r2c_gan.models.schedules import LinearDecay
 
 
 def test_constant_then_linear_then_zero():

@@ -25,9 +25,10 @@ pytest.importorskip("starlette", reason="the packages of r2c-gan[serve] are not 
 pytest.importorskip("uvicorn", reason="the packages of r2c-gan[serve] are not installed")
 pytest.importorskip("orjson", reason="the packages of r2c-gan[serve] are not installed")
 
-from r2c_gan import export, images, server
+from r2c_gan.data import images
 from r2c_gan.errors import UserError
-from r2c_gan.model import R2CGAN
+from r2c_gan.models.model import R2CGAN
+from r2c_gan.serving import export, server
 
 PREDICT = "/v1/models/r2c_gan:predict"
 MAX_BODY = 200_000
@@ -477,7 +478,7 @@ def program_with_slow_model(*lines):
     """A server whose requests take a minute; (the process, its address)."""
     code = """
 import resource, time
-from r2c_gan import server
+from r2c_gan.serving import server
 class Slow:
     def metadata(self, name): return {}
     def predict(self, body): time.sleep(60)

@@ -9,8 +9,8 @@ import pytest
 from test_images import write_dicom
 
 from data_prep.sources import read_header, read_source
+from r2c_gan.data.images import write_image
 from r2c_gan.errors import UserError
-from r2c_gan.images import write_image
 
 
 def touch(root, *names):

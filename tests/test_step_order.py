@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.eager import context
 
-from r2c_gan import tensorflow_training
-from r2c_gan.model import R2CGAN
-from r2c_gan.optimizers import Adam
+from r2c_gan.models.model import R2CGAN
+from r2c_gan.models.optimizers import Adam
+from r2c_gan.training import tensorflow_backend as tensorflow_training
 
 DRAWN = {"skip": "tone_curve", "noise_channels": 2, "drawn_tone": True}
 
@@ -137,7 +137,7 @@ def test_the_graph_optimizer_keeps_the_order_of_reads_and_writes(as_in_training,
 
 def test_the_check_sees_an_order_that_is_lost(as_in_training, monkeypatch):
     """Gradients that wait for nothing: the curve's weights may then be read before or after they are written."""
-    monkeypatch.setattr("r2c_gan.tensorflow_step._after", lambda values, gradients: gradients)
+    monkeypatch.setattr("r2c_gan.models.tensorflow_step._after", lambda values, gradients: gradients)
     model = compiled(**DRAWN)
     lost = lost_orders(*optimized_graphs(tf.function(model.train_step), batch(model)))
     assert lost

@@ -128,7 +128,7 @@ def test_the_figure_is_drawn(tmp_path):
 
 
 def test_every_row_makes_a_valid_training():
-    from r2c_gan.configuration import TrainingConfig
+    from r2c_gan.training.configuration import TrainingConfig
 
     known = evidence.rows()
     assert known

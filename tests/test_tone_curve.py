@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from r2c_gan.networks import METHODS, build_generator
-from r2c_gan.tone_curve import ToneCurve
+from r2c_gan.layers.tone_curve import ToneCurve
+from r2c_gan.models.networks import METHODS, build_generator
 
 
 def random(*shape, seed=0):

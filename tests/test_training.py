@@ -17,14 +17,17 @@ import pytest
 import tensorflow as tf
 from conftest import tiny_config, write_dataset
 
-from r2c_gan import callbacks, checkpoints, figures, images
-from r2c_gan.data import read_domain
+from r2c_gan.data import images
+from r2c_gan.data.datasets import read_domain
+from r2c_gan.data.images import ImageError
 from r2c_gan.errors import UserError
-from r2c_gan.evaluation import Evaluation
-from r2c_gan.images import ImageError
-from r2c_gan.model import METRICS, NETWORKS, R2CGAN
-from r2c_gan.restoration import Restorer
-from r2c_gan.training import TrainingConfig, train
+from r2c_gan.evaluation import figures
+from r2c_gan.evaluation.evaluation import Evaluation
+from r2c_gan.models import checkpoints
+from r2c_gan.models.model import METRICS, NETWORKS, R2CGAN
+from r2c_gan.restoration.restorer import Restorer
+from r2c_gan.training import callbacks
+from r2c_gan.training.trainer import TrainingConfig, train
 
 STEPS_PER_EPOCH = 3
 DRAWN = {"drawn_tone": True, "skip": "tone_curve", "noise_channels": 2}
@@ -177,7 +180,7 @@ KILLED_AT_STEP_8 = """
 
     sys.path.insert(0, sys.argv[3])
     from conftest import tiny_config
-    from r2c_gan import callbacks, training
+    from r2c_gan.training import callbacks, trainer as training
 
     watch = callbacks.StopOnNaN.on_train_batch_end
 
@@ -223,7 +226,7 @@ def test_no_sound_checkpoint_is_an_error(copied_run, datasets_dir):
 
 
 def test_a_finished_run_is_left_alone(copied_run, datasets_dir, monkeypatch):
-    monkeypatch.setattr("r2c_gan.model.R2CGAN.fit", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr("r2c_gan.models.model.R2CGAN.fit", lambda *_, **__: pytest.fail("trained again"))
     before = snapshot(copied_run)
     result = train(tiny_config(datasets_dir, copied_run))
     assert result["epochs"] == 3
@@ -520,7 +523,7 @@ def test_bad_settings_name_their_flag(tmp_path, datasets_dir, change, message):
 
 
 def test_sizes_that_memory_does_not_hold_are_refused(tmp_path, datasets_dir, monkeypatch):
-    monkeypatch.setattr("r2c_gan.memory.available", lambda: 10**8)
+    monkeypatch.setattr("r2c_gan.restoration.memory.available", lambda: 10**8)
     with pytest.raises(UserError, match=r"--load_size=4000: takes 0\.2 GB of memory, of which 0\.1 GB are free"):
         train(tiny_config(datasets_dir, tmp_path / "run", load_size=4000))
     with pytest.raises(UserError, match=r"--pool_size=9000: takes 0\.2 GB"):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from r2c_gan.networks import METHODS, build_generator
-from r2c_gan.upsampling import BilinearUpsampling2D, bilinear_upsampling
+from r2c_gan.layers.upsampling import BilinearUpsampling2D, bilinear_upsampling
+from r2c_gan.models.networks import METHODS, build_generator
 
 
 def random(*shape):

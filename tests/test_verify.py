@@ -18,7 +18,8 @@ from data_prep.manifest import COLUMNS, UNKNOWN, read_manifest
 from data_prep.prepare import Preparation, prepare
 from data_prep.sources import read_source
 from data_prep.verify import Item, _duplicates, guess_by_source, probe_sources, report, verify
-from r2c_gan import files, images
+from r2c_gan import files
+from r2c_gan.data import images
 from r2c_gan.errors import UserError
 
 

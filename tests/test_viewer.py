@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from test_images import write_dicom
 
-from r2c_gan import images
+from r2c_gan.data import images
 from r2c_gan.errors import UserError
-from r2c_gan.restoration import RestoredImage, Restorer
-from r2c_gan.viewer import case, page
+from r2c_gan.restoration.restorer import RestoredImage, Restorer
+from r2c_gan.serving.viewer import case, page
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -133,8 +133,8 @@ def test_without_gradio_the_extra_is_named():
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A run folder with an untrained network."""
-    from r2c_gan import checkpoints
-    from r2c_gan.model import R2CGAN
+    from r2c_gan.models import checkpoints
+    from r2c_gan.models.model import R2CGAN
 
     folder = tmp_path_factory.mktemp("view") / "untrained"
     network = R2CGAN(q=2, filters=4, channels=1, image_size=32, pool_size=2)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from r2c_gan.data.window import Window, warning
 from r2c_gan.errors import UserError
-from r2c_gan.window import Window, warning
 
 FILM = np.linspace(100, 4000, 24 * 30).astype(np.uint16).reshape(24, 30)  # 12 bits in a container of 16
 

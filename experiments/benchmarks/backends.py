@@ -200,7 +200,7 @@ def _steps(size, batch, precision, q, filters):
     import numpy as np
 
     from experiments.benchmarks.flops import step_flops
-    from r2c_gan.model import R2CGAN
+    from r2c_gan.models.model import R2CGAN
 
     model = R2CGAN(q=q, filters=filters, image_size=size, dtype=precision)
     model.compile()
@@ -240,7 +240,7 @@ def _jax_step(model, batch):
 def _tensorflow_step(model, batch):
     import tensorflow as tf
 
-    tf.config.optimizer.set_experimental_options({"remapping": False})  # as in r2c_gan.tensorflow_training
+    tf.config.optimizer.set_experimental_options({"remapping": False})  # as in r2c_gan.training.tensorflow_backend
     batch = tf.nest.map_structure(tf.constant, batch)
     step = tf.function(lambda: model.train_step(batch)["generator_loss"])
     return lambda: float(step())

@@ -15,9 +15,9 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from r2c_gan.layers import ReflectionPadding2D
-from r2c_gan.losses import LossWeights
-from r2c_gan.networks import BLOCKS, HEAD_AFTER_BLOCK, LEAKY_SLOPE
+from r2c_gan.layers.operational import ReflectionPadding2D
+from r2c_gan.models.losses import LossWeights
+from r2c_gan.models.networks import BLOCKS, HEAD_AFTER_BLOCK, LEAKY_SLOPE
 
 
 class SumOfConvolutions(layers.Layer):
@@ -35,7 +35,7 @@ class Literal:
     """The four networks, the optimizers, the pools and the two functions of a step.
 
     Args:
-        method, q, channels, filters: as in `r2c_gan.networks.build_generator`.
+        method, q, channels, filters: as in `r2c_gan.models.networks.build_generator`.
     """
 
     def __init__(self, method="operational", q=3, channels=3, filters=64):

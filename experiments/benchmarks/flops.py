@@ -8,8 +8,8 @@ import math
 
 import keras
 
-from r2c_gan.layers import OperationalConv2D, OperationalConv2DTranspose
-from r2c_gan.networks import build_discriminator, build_generator
+from r2c_gan.layers.operational import OperationalConv2D, OperationalConv2DTranspose
+from r2c_gan.models.networks import build_discriminator, build_generator
 
 _TRANSPOSED = (OperationalConv2DTranspose, keras.layers.Conv2DTranspose)
 _CONVOLUTIONS = (OperationalConv2D, keras.layers.Conv2D, *_TRANSPOSED)

@@ -76,7 +76,7 @@ def _step(name, q, form):
     import numpy as np
     import tensorflow as tf
 
-    from r2c_gan.layers import OperationalConv2D, OperationalConv2DTranspose
+    from r2c_gan.layers.operational import OperationalConv2D, OperationalConv2DTranspose
 
     transposed, filters, kernel, strides, padding, share, channels = LAYERS[name]
     side = FLAGS.size // share

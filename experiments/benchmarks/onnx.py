@@ -30,7 +30,7 @@ def main():
     import onnxruntime
     import tensorflow as tf
 
-    from r2c_gan import saved_models
+    from r2c_gan.restoration import saved_models
 
     tf.config.threading.set_intra_op_parallelism_threads(FLAGS.threads)
     tf.config.threading.set_inter_op_parallelism_threads(1)

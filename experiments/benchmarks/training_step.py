@@ -195,7 +195,7 @@ def _restoring(repeats, network="operational-3"):
     import tensorflow as tf
 
     from experiments.benchmarks.flops import forward_flops
-    from r2c_gan.networks import build_generator
+    from r2c_gan.models.networks import build_generator
 
     _quiet_remapper()
     method, q = NETWORKS[network]
@@ -226,8 +226,9 @@ def _pipeline(samples=160):
     """Pairs of training samples a second, from 256-pixel PNGs to crops of 256 from 286."""
     import numpy as np
 
-    from r2c_gan.data import UnpairedStream, read_domain
-    from r2c_gan.images import write_image
+    from r2c_gan.data.datasets import read_domain
+    from r2c_gan.data.images import write_image
+    from r2c_gan.data.streams import UnpairedStream
 
     with tempfile.TemporaryDirectory() as folder:
         rng = np.random.default_rng(0)
@@ -274,7 +275,7 @@ def _step(name, size, batch, variant, **options):
 
         literal = Literal(method, q)
         return lambda: float(literal.step(images[0], labels[0], images[1], labels[1])[1])
-    from r2c_gan.model import R2CGAN
+    from r2c_gan.models.model import R2CGAN
 
     model = R2CGAN(method, q, image_size=size, dtype=variant, **options)
     model.compile()
@@ -285,7 +286,7 @@ def _step(name, size, batch, variant, **options):
 def _quiet_remapper():
     import tensorflow as tf
 
-    tf.config.optimizer.set_experimental_options({"remapping": False})  # as in r2c_gan.training
+    tf.config.optimizer.set_experimental_options({"remapping": False})  # as in r2c_gan.training.trainer
 
 
 def _timed(functions, repeats):
@@ -315,7 +316,9 @@ def without(idea, batch):
     import keras
     from keras import ops
 
-    from r2c_gan import layers, model, tensorflow_kernels, upsampling
+    from r2c_gan.layers import operational as layers
+    from r2c_gan.layers import tensorflow_kernels, upsampling
+    from r2c_gan.models import model
 
     def plain_sum(x, kernels, sides, convolve):
         terms = layers.powers(ops.pad(x, [(0, 0), *sides, (0, 0)], mode="reflect"), len(kernels))

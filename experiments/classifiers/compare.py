@@ -20,10 +20,13 @@ from tqdm import tqdm
 
 from data_prep.manifest import UNKNOWN, read_manifest
 from experiments.classifiers.training import Classifier
-from r2c_gan import figures, files, images, metrics
+from r2c_gan import files
 from r2c_gan.cli import program
-from r2c_gan.data import CLASSES, clean_twins, read_batches, read_domain
+from r2c_gan.data import images
+from r2c_gan.data.datasets import CLASSES, clean_twins, read_domain
+from r2c_gan.data.streams import read_batches
 from r2c_gan.errors import UserError
+from r2c_gan.evaluation import figures, metrics
 
 FLAGS = flags.FLAGS
 HEAD = "joint head"
@@ -391,7 +394,7 @@ def load(classifiers, models, checkpoint="auto"):
     Raises:
         UserError: if one cannot be loaded, two have one name, or their sizes differ.
     """
-    from r2c_gan.restoration import Restorer
+    from r2c_gan.restoration.restorer import Restorer
 
     for flag, paths in (("classifiers", classifiers), ("models", models)):
         names = [Path(path).name for path in paths]

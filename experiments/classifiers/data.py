@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from r2c_gan import data, files, images
-from r2c_gan.data import CLASSES, Domain, clean_twins, read_batches, read_domain
+from r2c_gan import files
+from r2c_gan.data import datasets as data
+from r2c_gan.data import images
+from r2c_gan.data.datasets import CLASSES, Domain, clean_twins, read_domain
+from r2c_gan.data.streams import read_batches, untuned
 from r2c_gan.errors import UserError
 
 TRAINING_DOMAINS = ("trainA", "trainB", "both")
@@ -129,5 +132,5 @@ def training_batches(stream, batch_size, epochs, first_epoch=0):
         numbers.map(load, num_parallel_calls=os.cpu_count() or 1, deterministic=True)
         .batch(batch_size, drop_remainder=True)
         .prefetch(2)
-        .with_options(data.untuned())
+        .with_options(untuned())
     )

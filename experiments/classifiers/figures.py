@@ -5,7 +5,7 @@ import math
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from r2c_gan import figures
+from r2c_gan.evaluation import figures
 
 
 def save_history(rows, path):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from r2c_gan.data import CLASSES
+from r2c_gan.data.datasets import CLASSES
 from r2c_gan.errors import UserError
 
 # Smallest side that keras.applications accepts; a smaller image is enlarged in the graph.

@@ -28,11 +28,15 @@ from tqdm import tqdm
 from experiments.classifiers.data import domains_of, restored_copy, training_batches
 from experiments.classifiers.figures import save_history
 from experiments.classifiers.networks import NETWORKS, WEIGHTS, build_classifier
-from r2c_gan import data, files, images, metrics
+from r2c_gan import files
 from r2c_gan.cli import program
-from r2c_gan.data import CLASSES, UnpairedStream, read_batches
+from r2c_gan.data import datasets as data
+from r2c_gan.data import images
+from r2c_gan.data.datasets import CLASSES
+from r2c_gan.data.streams import UnpairedStream, read_batches
 from r2c_gan.errors import UserError
-from r2c_gan.run_lock import run_lock
+from r2c_gan.evaluation import metrics
+from r2c_gan.training.run_lock import run_lock
 
 FLAGS = flags.FLAGS
 
@@ -142,9 +146,9 @@ def _train(config, training, validation, begin):
     import keras
     import tensorflow as tf
 
-    from r2c_gan import checkpoints
-    from r2c_gan.callbacks import HISTORY, read_history
-    from r2c_gan.schedules import LinearDecay
+    from r2c_gan.models import checkpoints
+    from r2c_gan.models.schedules import LinearDecay
+    from r2c_gan.training.callbacks import HISTORY, read_history
 
     run = Path(config.output_dir)
     restorer = _restorer(config)
@@ -260,7 +264,7 @@ def _class_weights(config, training):
 def _restorer(config):
     if not config.restorer:
         return None
-    from r2c_gan.restoration import Restorer
+    from r2c_gan.restoration.restorer import Restorer
 
     restorer = Restorer.load(config.restorer, config.checkpoint)
     if restorer.size != (config.size, config.size):
@@ -314,8 +318,8 @@ def read_record(run):
 
 
 def _save_checkpoint(run, model, epoch, step, measures):
-    """Saves weights and optimizer in the form that `r2c_gan.checkpoints` lists, loads and prunes."""
-    from r2c_gan import checkpoints
+    """Saves weights and optimizer in the form that `r2c_gan.models.checkpoints` lists, loads and prunes."""
+    from r2c_gan.models import checkpoints
 
     weights = Path(run) / "checkpoints" / f"epoch-{epoch:05d}.weights.h5"
     variables = [*model.variables, *model.optimizer.variables]
@@ -330,7 +334,7 @@ def _save_checkpoint(run, model, epoch, step, measures):
 
 def _resume(run, model):
     """Restores the newest sound checkpoint; the number of whole epochs trained, 0 if there is none."""
-    from r2c_gan import checkpoints
+    from r2c_gan.models import checkpoints
 
     problem = None
     for checkpoint in reversed(checkpoints.list_checkpoints(run)):
@@ -347,7 +351,7 @@ def _resume(run, model):
 
 def _finish(config, run, model, training, validation, rows):
     """Writes the best epoch as model.keras, and result.json."""
-    from r2c_gan import checkpoints
+    from r2c_gan.models import checkpoints
 
     found = checkpoints.list_checkpoints(run)
     best = checkpoints.best_checkpoint(found) or found[-1]

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from r2c_gan import figures
 from r2c_gan.cli import program
 from r2c_gan.errors import UserError
+from r2c_gan.evaluation import figures
 
 FLAGS = flags.FLAGS
 
@@ -36,8 +36,8 @@ def draw(run, images, draws, path, checkpoint="latest", seed=0):
     """
     from keras import ops
 
-    from r2c_gan import checkpoints
-    from r2c_gan.noise import UniformNoise
+    from r2c_gan.layers.noise import UniformNoise
+    from r2c_gan.models import checkpoints
 
     model, _ = checkpoints.load_model(run, checkpoint)
     if model.noise is None:
@@ -57,7 +57,8 @@ def draw(run, images, draws, path, checkpoint="latest", seed=0):
 
 def main():
     program.start_tensorflow()
-    from r2c_gan.data import read_batches, read_domain
+    from r2c_gan.data.datasets import read_domain
+    from r2c_gan.data.streams import read_batches
 
     domain = read_domain(Path(FLAGS.datasets_dir) / FLAGS.domain)
     if not 1 <= FLAGS.images <= len(domain):

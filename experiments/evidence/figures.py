@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
 from experiments.evidence.rows import title
-from r2c_gan import figures, metrics
+from r2c_gan.evaluation import figures, metrics
 
 
 def confusion_matrix(row):

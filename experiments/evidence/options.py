@@ -17,10 +17,10 @@ from absl import flags
 
 from experiments.quickstart import TRAINING
 from r2c_gan import files
-from r2c_gan.callbacks import read_history
 from r2c_gan.cli import program
+from r2c_gan.data.images import list_images
 from r2c_gan.errors import UserError
-from r2c_gan.images import list_images
+from r2c_gan.training.callbacks import read_history
 
 FLAGS = flags.FLAGS
 # Of ten COVID-19 phantoms of a training domain, this many are left out of the unbalanced data.

@@ -10,8 +10,9 @@ import re
 
 import numpy as np
 
-from r2c_gan import files, metrics
+from r2c_gan import files
 from r2c_gan.errors import UserError
+from r2c_gan.evaluation import metrics
 
 TITLES = {
     "operational-1": "operational, q=1",

@@ -3,8 +3,8 @@
 import numpy as np
 from sklearn.metrics import cohen_kappa_score
 
-from r2c_gan import metrics
-from r2c_gan.data import CLASSES
+from r2c_gan.data.datasets import CLASSES
+from r2c_gan.evaluation import metrics
 
 
 def kappa(first, second):

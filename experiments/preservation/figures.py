@@ -3,8 +3,8 @@
 import numpy as np
 
 from experiments.classifiers.compare import STAGE_COLORS
-from r2c_gan import figures
-from r2c_gan.data import read_batches
+from r2c_gan.data.streams import read_batches
+from r2c_gan.evaluation import figures
 
 CLASS_TITLES = ("control", "COVID-19")
 PANEL_CASES = 6

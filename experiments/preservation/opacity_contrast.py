@@ -9,9 +9,10 @@ import numpy as np
 from data_prep.manifest import read_manifest
 from data_prep.phantoms import make_phantom
 from experiments.preservation.agreement import proportion
-from r2c_gan import images, metrics
-from r2c_gan.data import CLASSES
+from r2c_gan.data import images
+from r2c_gan.data.datasets import CLASSES
 from r2c_gan.errors import UserError
+from r2c_gan.evaluation import metrics
 
 # Around an opacity, as shares of the image's side: the ring that it is compared with, and the blur by which a patch as
 # large as an opacity is told from noise.

@@ -26,7 +26,7 @@ from experiments.preservation.figures import save_contrast, save_turned, save_ve
 from experiments.preservation.opacity_contrast import anatomies, phantom_scores, summarise_phantoms
 from r2c_gan import files
 from r2c_gan.cli import program
-from r2c_gan.data import CLASSES, clean_twins, read_domain
+from r2c_gan.data.datasets import CLASSES, clean_twins, read_domain
 from r2c_gan.errors import UserError
 
 FLAGS = flags.FLAGS

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from experiments.reader_study.design import IMAGES, SIDES, other
 from experiments.reader_study.study import KEY_FORMAT, VERSION
-from r2c_gan import data, files
+from r2c_gan import files
+from r2c_gan.data import datasets as data
 from r2c_gan.errors import UserError
 
 FORMAT = "r2c-gan reader study answers"

@@ -13,7 +13,8 @@ from scipy import stats
 
 from experiments.reader_study.answers import NO_PREFERENCE
 from experiments.reader_study.design import IMAGES, SIDES
-from r2c_gan import data, metrics
+from r2c_gan.data import datasets as data
+from r2c_gan.evaluation import metrics
 
 PUBLISHED = {
     "value": 0.68,

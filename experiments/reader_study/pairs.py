@@ -4,7 +4,8 @@ import dataclasses
 import warnings
 from pathlib import Path
 
-from r2c_gan import data, images, labels
+from r2c_gan.data import datasets as data
+from r2c_gan.data import images, labels
 from r2c_gan.errors import UserError
 
 

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from experiments.reader_study.design import IMAGES
 from experiments.reader_study.measures import FEW_READERS, PUBLISHED
-from r2c_gan import figures
+from r2c_gan.evaluation import figures
 
 DPI = 150
 _COLORS = {"original": "#D55E00", "restored": "#0072B2"}  # Okabe and Ito 2008

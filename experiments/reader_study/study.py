@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 
 from experiments.reader_study import design
-from r2c_gan import files, images
+from r2c_gan import files
+from r2c_gan.data import images
 from r2c_gan.errors import UserError
 
 READERS_FOLDER, KEY_FILE = "for_readers", "key.json"

@@ -9,7 +9,8 @@ import numpy as np
 
 from data_prep.degradations import DEGRADATIONS, SEVERITIES
 from data_prep.manifest import MANIFEST_FILE, UNKNOWN, read_manifest
-from r2c_gan import files, images
+from r2c_gan import files
+from r2c_gan.data import images
 from r2c_gan.errors import UserError
 
 SMALLEST = 16  # pixels; SSIM's window has 11

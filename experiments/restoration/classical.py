@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from skimage import restoration
 
-from r2c_gan.noise_level import noise_variance
+from r2c_gan.data.noise_level import noise_variance
 
 _GRAYS = 256  # levels of CLAHE
 _LARGEST_GAMMA = 3.0

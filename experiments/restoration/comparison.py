@@ -35,9 +35,11 @@ from experiments.restoration.cases import SMALLEST, TUNING, dominant, groups, re
 from experiments.restoration.figures import UNITS, save_cases, save_gains, title, typical_cases, worst_cases
 from experiments.restoration.perceptual import haarpsi
 from experiments.restoration.statistics import INPUT, best_classical, tabulate
-from r2c_gan import files, images, metrics
+from r2c_gan import files
 from r2c_gan.cli import program
+from r2c_gan.data import images
 from r2c_gan.errors import UserError
+from r2c_gan.evaluation import metrics
 
 MEASURES = {"psnr": metrics.psnr, "ssim": metrics.ssim, "haarpsi": haarpsi}
 PANEL_MODELS = 4  # more make columns too narrow to see
@@ -131,7 +133,7 @@ class Model:
 
     Args:
         name: what it is called in results.
-        restorer: a `r2c_gan.restoration.Restorer`. One of colour images sees gray ones in three equal channels, and
+        restorer: a `r2c_gan.Restorer`. One of colour images sees gray ones in three equal channels, and
             the luma of its answer is measured.
         passes: how often it is applied.
     """
@@ -325,7 +327,7 @@ def _grids():
 def _loader(checkpoint="auto"):
     def load(path):
         program.start_tensorflow()
-        from r2c_gan.restoration import Restorer
+        from r2c_gan.restoration.restorer import Restorer
 
         return Restorer.load(path, checkpoint)
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from experiments.restoration import classical
 from experiments.restoration.cases import KINDS
 from experiments.restoration.statistics import INPUT, SMALLEST_GROUP, altered
-from r2c_gan import figures
+from r2c_gan.evaluation import figures
 
 PANEL_CASES = 6
 UNITS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "haarpsi": "HaarPSI"}

@@ -12,8 +12,8 @@ from pathlib import Path
 from absl import flags
 from tqdm import tqdm
 
-from r2c_gan import window
 from r2c_gan.cli import program
+from r2c_gan.data import window
 from r2c_gan.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -33,9 +33,9 @@ flags.mark_flag_as_required("model")
 def main():
     program.start_tensorflow()
     from r2c_gan import files
-    from r2c_gan.data import read_domain, usable_cases
-    from r2c_gan.evaluation import Evaluation
-    from r2c_gan.restoration import Restorer
+    from r2c_gan.data.datasets import read_domain, usable_cases
+    from r2c_gan.evaluation.evaluation import Evaluation
+    from r2c_gan.restoration.restorer import Restorer
 
     for name in ("iterations", "batch_size"):
         if FLAGS[name].value < 1:

@@ -34,8 +34,10 @@ def main():
         raise UserError(f"--output={FLAGS.output}: a SavedModel is a folder; give --format=onnx for an ONNX file")
     program.start_tensorflow(only=True)
     logging.set_verbosity(logging.WARNING)  # TensorFlow and tf2onnx note every step
-    from r2c_gan import checkpoints, export, model_card, onnx_export, pretrained
-    from r2c_gan.plausibility import Plausibility
+    from r2c_gan.data.plausibility import Plausibility
+    from r2c_gan.evaluation import model_card
+    from r2c_gan.models import checkpoints, pretrained
+    from r2c_gan.serving import export, onnx_export
 
     if FLAGS.model == pretrained.NAME:
         if FLAGS.evaluation:

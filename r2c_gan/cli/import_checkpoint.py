@@ -21,7 +21,7 @@ flags.mark_flags_as_required(["checkpoint", "output_dir"])
 
 def main():
     program.start_tensorflow()
-    from r2c_gan import checkpoints
+    from r2c_gan.models import checkpoints
 
     imported = checkpoints.import_authors_checkpoint(
         FLAGS.checkpoint, FLAGS.output_dir, FLAGS.method, FLAGS.q, FLAGS.crop_size

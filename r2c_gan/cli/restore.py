@@ -25,8 +25,9 @@ from pathlib import Path
 from absl import flags
 from tqdm import tqdm
 
-from r2c_gan import files, window
+from r2c_gan import files
 from r2c_gan.cli import program
+from r2c_gan.data import window
 from r2c_gan.errors import Interrupted, UserError
 
 FLAGS = flags.FLAGS
@@ -74,9 +75,9 @@ def main():
     stored = str(window.Window.parse(FLAGS.window))
     sources = find_sources(FLAGS.input, FLAGS.output)
     program.start_tensorflow()
-    from r2c_gan import plausibility
-    from r2c_gan.file_restoration import Settings, restore_files
-    from r2c_gan.restoration import Restorer
+    from r2c_gan.data import plausibility
+    from r2c_gan.restoration.file_restoration import Settings, restore_files
+    from r2c_gan.restoration.restorer import Restorer
 
     settings = Settings(
         FLAGS.iterations, FLAGS.size, FLAGS.detail, FLAGS.format, FLAGS.deidentify, FLAGS.panels, stored
@@ -179,7 +180,7 @@ def find_sources(text, output=None):
 
 
 def _sources_of(part, output):
-    from r2c_gan import images
+    from r2c_gan.data import images
 
     path = Path(part)
     if os.path.isdir(path):

@@ -42,7 +42,7 @@ def main():
     except ImportError as error:
         raise UserError(f"serving needs {error.name}; pip install 'r2c-gan[serve]'") from error
     program.start_tensorflow()
-    from r2c_gan import server
+    from r2c_gan.serving import server
 
     model = server.ServedModel(FLAGS.model, FLAGS.max_pixels, FLAGS.max_decoded_megapixels * 1_000_000)
     app = server.application(model, FLAGS.name, FLAGS.workers, FLAGS.queue, FLAGS.max_body_mb * 2**20)

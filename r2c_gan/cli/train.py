@@ -11,9 +11,9 @@ go on.
 
 from absl import flags
 
-from r2c_gan import presets
 from r2c_gan.cli import option_flags, program
-from r2c_gan.configuration import TrainingConfig
+from r2c_gan.training import presets
+from r2c_gan.training.configuration import TrainingConfig
 
 FLAGS = flags.FLAGS
 PROGRAM = "r2c_gan.cli.train"  # whatever it is started as
@@ -35,7 +35,7 @@ flags.DEFINE_enum(
 
 def main():
     program.start_tensorflow()
-    from r2c_gan.training import train
+    from r2c_gan.training.trainer import train
 
     config = TrainingConfig.from_preset(FLAGS.preset, **option_flags.given(TrainingConfig))
     option_flags.record(config)

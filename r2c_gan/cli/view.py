@@ -60,9 +60,9 @@ def _serve(folder, port):
     import gradio as gr
     import numpy as np
 
-    from r2c_gan import plausibility
-    from r2c_gan.restoration import Restorer
-    from r2c_gan.viewer import page
+    from r2c_gan.data import plausibility
+    from r2c_gan.restoration.restorer import Restorer
+    from r2c_gan.serving.viewer import page
 
     restorer = Restorer.load(FLAGS.model, FLAGS.checkpoint)
     if restorer.films is None:

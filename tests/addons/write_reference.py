@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from r2c_gan import files
-from r2c_gan.layers import instance_normalization
+from r2c_gan.layers.operational import instance_normalization
 
 # name: (shape of x, standard deviation of x, mean of x)
 CASES = {

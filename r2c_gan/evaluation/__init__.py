@@ -1,0 +1,1 @@
+"""Metrics, figures, the evaluation, the model card, activation maps."""

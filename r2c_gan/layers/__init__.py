@@ -1,0 +1,1 @@
+"""Operational convolutions, padding, tone curves, noise, upsampling."""

@@ -1,0 +1,1 @@
+"""Networks, losses, the joint model, its checkpoints and the weights that come with the package."""

@@ -1,0 +1,1 @@
+"""The Restorer, and restoring files."""

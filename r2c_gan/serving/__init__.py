@@ -1,0 +1,1 @@
+"""SavedModel, ONNX, the server and the viewer."""

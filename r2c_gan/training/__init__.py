@@ -1,0 +1,1 @@
+"""Configuration, the trainer, callbacks, the run folder, what each backend does."""
