@@ -1,58 +1,75 @@
 """Classifiers: networks against the applications' own preprocessing, exact resume, refusals, restored copies."""
 
 import json
+import shutil
 import zipfile
 
 import numpy as np
 import pytest
 from absl import flags
+from test_cli import no_programs_flags, start
 
+from experiments.classifiers import classifier as classifiers
 from experiments.classifiers import data as classifier_data
 from experiments.classifiers import networks as classifier_networks
-from experiments.classifiers import training as classifiers
+from experiments.classifiers.classifier import Classifier
 from experiments.classifiers.data import domains_of
 from experiments.classifiers.networks import build_classifier
-from experiments.classifiers.training import Classifier, ClassifierConfig, train
+from experiments.classifiers.training import ClassifierConfig, train
+from r2c_gan.cli import option_flags
 from r2c_gan.data import images
 from r2c_gan.data.datasets import clean_twins, read_domain
 from r2c_gan.data.streams import UnpairedStream, read_batches
 from r2c_gan.errors import UserError
 from r2c_gan.evaluation import metrics
+from r2c_gan.models import checkpoints
 from r2c_gan.restoration.restorer import Restorer
 from r2c_gan.training.callbacks import read_history
 
 SIZE = 32
-EPOCHS = 4
+EPOCHS = 6
 
 
 def config(datasets, run, **changes):
-    settings = {"network": "small_cnn", "size": SIZE, "epochs": EPOCHS, "batch_size": 2, "lr": 3e-3}
+    settings = {"network": "small_cnn", "size": SIZE, "epochs": EPOCHS, "batch_size": 4, "lr": 3e-3}
     return ClassifierConfig(str(datasets), str(run), **{**settings, **changes})
 
 
 @pytest.fixture(scope="module")
-def batch_losses():
-    """The losses of the batches of `run`, in order."""
-    return []
+def slopes_dir(tmp_path_factory):
+    """A datasets folder of images that are bright above or below, which mirroring leaves as it is."""
+    folder = tmp_path_factory.mktemp("slopes")
+    slope = np.linspace(-0.8, 0.8, 40)[:, None]
+    noise = np.random.default_rng(0)
+    for name, count in (("trainA", 12), ("valA", 6)):
+        for index in range(count):
+            file = f"{'covid' if index % 2 else 'normal'}-{index}.png"
+            image = (slope if index % 2 else -slope) + noise.normal(0, 0.1, (40, 40))
+            images.write_image(folder / name / file, image)
+    return folder
 
 
 @pytest.fixture(scope="module")
-def run(datasets_dir, tmp_path_factory, batch_losses):
-    """A training that was not interrupted. Read it, do not write to it."""
-    import keras
+def runs(slopes_dir, tmp_path_factory):
+    """A training, and its folder as a kill before the third checkpoint would have left it."""
+    folder, killed = (tmp_path_factory.mktemp("classifiers") / name for name in ("whole", "killed"))
+    save = checkpoints.save_checkpoint
 
-    train_on_batch = keras.Model.train_on_batch
+    def copy_and_save(run, model, epoch, *rest):
+        if epoch == 3:
+            shutil.copytree(run, killed)
+        return save(run, model, epoch, *rest)
 
-    def spy(self, *arguments, **named):
-        logs = train_on_batch(self, *arguments, **named)
-        batch_losses.append(float(logs["loss"]))
-        return logs
-
-    folder = tmp_path_factory.mktemp("classifiers") / "whole"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keras.Model, "train_on_batch", spy)
-        train(config(datasets_dir, folder))
-    return folder
+        patch.setattr(checkpoints, "save_checkpoint", copy_and_save)
+        train(config(slopes_dir, folder))
+    return folder, killed
+
+
+@pytest.fixture(scope="module")
+def run(runs):
+    """A training that was not interrupted. Read it, do not write to it."""
+    return runs[0]
 
 
 # --- Networks ---------------------------------------------------------------------------------------------------------
@@ -136,14 +153,15 @@ def test_what_is_trained_and_validated_on(datasets_dir, tmp_path):
 def test_batches_are_the_samples_of_the_stream_from_any_epoch_on(datasets_dir):
     domain = read_domain(datasets_dir / "trainA")
     stream = UnpairedStream(domain, domain, 36, SIZE, 1, batch_size=2, seed=3)
-    batches = list(classifier_data.training_batches(stream, 2, epochs=3, first_epoch=1).as_numpy_iterator())
-    assert len(batches) == 2 * stream.steps_per_epoch == 6
-    for step, (pixels, labels) in enumerate(batches):
+    steps = stream.steps_per_epoch
+    batches = list(stream.dataset(epochs=3, initial_step=steps, domains=(0,)).as_numpy_iterator())
+    assert len(batches) == 2 * steps == 6
+    for step, ((pixels, labels),) in enumerate(batches):
         for place in range(2):
             epoch, index = divmod(2 * step + place, 6)
             image, label = stream.sample(0, 1 + epoch, index)
             np.testing.assert_array_equal(pixels[place], image)
-            assert labels[place] == label.argmax()
+            np.testing.assert_array_equal(labels[place], label)
 
 
 def test_clean_twins_have_names_and_labels_of_the_poor_images(datasets_dir, tmp_path):
@@ -178,84 +196,62 @@ def test_a_restored_copy_holds_what_the_restorer_returns_and_is_made_once(datase
 # --- Training ---------------------------------------------------------------------------------------------------------
 
 
-def test_result_history_and_model_belong_together(run, datasets_dir):
+def test_it_learns_and_result_history_and_model_belong_together(run, slopes_dir):
     rows = read_history(run)
     result = json.loads((run / "result.json").read_text())
-    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
-    assert result["images"] == {"train": {"control": 3, "covid": 3}, "val": {"control": 2, "covid": 2}}
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert rows[-1]["loss"] < 0.5 * rows[0]["loss"]
+    assert [row["learning_rate"] for row in rows] == pytest.approx([3e-3] * 3 + [3e-3 * left / 9 for left in (7, 4, 1)])
+    assert result["validation"]["val_auroc"] == 1.0
+    assert result["images"] == {"train": {"control": 6, "covid": 6}, "val": {"control": 3, "covid": 3}}
     scores = [row["val_f1"] for row in rows]
     assert result["best_epoch"] == 1 + scores.index(max(scores))
     # The model is that of the best epoch: it scores on valA/ what the history says.
     classifier = Classifier.load(run)
-    domain = read_domain(datasets_dir / "valA")
-    (batch,) = read_batches(domain.files, SIZE, 1, 4)
+    domain = read_domain(slopes_dir / "valA")
+    (batch,) = read_batches(domain.files, SIZE, 1, 6)
     probabilities = classifier(batch)
     best = rows[result["best_epoch"] - 1]
     assert metrics.classification_metrics(domain.labels, probabilities)["f1"] == pytest.approx(max(scores))
-    likelihood = probabilities[np.arange(4), domain.labels]
+    likelihood = probabilities[np.arange(6), domain.labels]
     assert -np.log(likelihood).mean() == pytest.approx(best["val_loss"], abs=1e-5)
     # Twice the size, three channels, padding: the same answer for the same picture.
     large = np.repeat(np.repeat(np.repeat(batch, 2, 1), 2, 2), 3, -1)
     np.testing.assert_allclose(classifier(large[:3]), probabilities[:3], atol=1e-5)
+    assert {"data.json", "losses.png", "model.keras"} <= {path.name for path in run.iterdir()}
 
 
-def test_it_learns_to_tell_the_classes_apart(tmp_path):
-    # Bright above or below, which mirroring leaves as it is.
-    slope = np.linspace(-0.8, 0.8, 40)[:, None]
-    noise = np.random.default_rng(0)
-    for folder, count in (("trainA", 12), ("valA", 6)):
-        for index in range(count):
-            name = f"{'covid' if index % 2 else 'normal'}-{index}.png"
-            image = (slope if index % 2 else -slope) + noise.normal(0, 0.1, (40, 40))
-            images.write_image(tmp_path / "data" / folder / name, image)
-    result = train(config(tmp_path / "data", tmp_path / "run", epochs=8, batch_size=4))
-    assert result["validation"]["val_auroc"] == 1.0
-    history = read_history(tmp_path / "run")
-    assert history[-1]["loss"] < 0.5 * history[0]["loss"]
-    assert [row["learning_rate"] for row in history[:3]] == pytest.approx([3e-3] * 3)
-    assert history[-1]["learning_rate"] == 0
-
-
-def test_the_loss_of_the_history_is_the_mean_over_the_epoch(run, batch_losses):
-    losses = np.reshape(batch_losses, (EPOCHS, 3))
-    assert [row["loss"] for row in read_history(run)] == pytest.approx(losses.mean(axis=1).tolist())
-
-
-def test_a_killed_run_goes_on_to_the_same_end(run, datasets_dir, tmp_path, monkeypatch):
-    class Kill(BaseException):
-        pass
-
-    saved = classifiers._save_checkpoint
-    epochs = []
-
-    def save_and_die(run, model, epoch, *rest):
-        epochs.append(epoch)
-        saved(run, model, epoch, *rest)
-        if epoch == 2:
-            raise Kill
-
-    monkeypatch.setattr(classifiers, "_save_checkpoint", save_and_die)
-    with pytest.raises(Kill):
-        train(config(datasets_dir, tmp_path / "run"))
-    monkeypatch.setattr(classifiers, "_save_checkpoint", saved)
-    train(config(datasets_dir, tmp_path / "run"))
-    assert epochs == [1, 2]
-    resumed, whole = (Classifier.load(folder).model.get_weights() for folder in (tmp_path / "run", run))
-    for one, other in zip(resumed, whole, strict=True):
+def test_a_killed_run_goes_on_to_the_same_end(runs, slopes_dir):
+    whole, killed = runs
+    assert [row["epoch"] for row in read_history(killed)] == [1, 2, 3]
+    assert [checkpoint.epoch for checkpoint in checkpoints.list_checkpoints(killed)] == [1, 2]
+    train(config(slopes_dir, killed))
+    for one, other in zip(*(Classifier.load(folder).model.get_weights() for folder in (killed, whole)), strict=True):
         np.testing.assert_array_equal(one, other)
-    columns = ("epoch", "loss", "val_loss", "learning_rate")
-    histories = [
-        [[row[name] for name in columns] for row in read_history(folder)] for folder in (tmp_path / "run", run)
-    ]
+    columns = ("epoch", "step", "loss", "accuracy", "val_loss", "learning_rate")
+    histories = [[[row[name] for name in columns] for row in read_history(folder)] for folder in (killed, whole)]
     assert histories[0] == histories[1]
 
 
-def test_balanced_class_weights(datasets_dir, tmp_path):
-    domain = read_domain(datasets_dir / "trainA")
-    one_covid = type(domain)(domain.folder, domain.files[:4], np.array([1, 0, 0, 0]))
-    assert classifiers._class_weights(config(datasets_dir, tmp_path), one_covid) is None
-    weights = classifiers._class_weights(config(datasets_dir, tmp_path, class_weights="balanced"), one_covid)
-    assert weights == {0: pytest.approx(4 / 6), 1: pytest.approx(2.0)}
+def test_classes_are_weighed_if_asked_to(datasets_dir, tmp_path, monkeypatch):
+    import keras
+
+    class Stop(Exception):
+        pass
+
+    def fit(self, *_, class_weight, **__):
+        given.append(class_weight)
+        raise Stop
+
+    given = []
+    monkeypatch.setattr(keras.Model, "fit", fit)
+    shutil.copytree(datasets_dir, tmp_path / "data")
+    for file in (tmp_path / "data" / "trainA").glob("covid-[35]*"):
+        file.unlink()
+    for class_weights in ("none", "balanced"):
+        with pytest.raises(Stop):
+            train(config(tmp_path / "data", tmp_path / class_weights, class_weights=class_weights))
+    assert given == [None, {0: pytest.approx(4 / 6), 1: pytest.approx(2.0)}]
 
 
 # --- Refusals ---------------------------------------------------------------------------------------------------------
@@ -266,7 +262,7 @@ def test_balanced_class_weights(datasets_dir, tmp_path):
     [
         ({"network": "vgg"}, "--network=vgg"),
         ({"size": 8}, "--size=8"),
-        ({"lr": 0.0}, "--lr=0.0"),
+        ({"lr": -1.0}, "--lr=-1.0"),
         ({"bn_momentum": 1.0}, "--bn_momentum=1.0"),
         ({"weights": "imagenet"}, "--weights=imagenet: there are none of small_cnn"),
         ({"train_on": "trainC"}, "--train_on=trainC"),
@@ -281,18 +277,19 @@ def test_wrong_settings_are_named_and_leave_nothing_behind(datasets_dir, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("changes", [{"epochs": 5}, {"lr": 1e-3}, {"seed": 1}, {"train_on": "trainB"}])
-def test_a_run_does_not_go_on_with_other_settings(run, datasets_dir, changes):
+@pytest.mark.parametrize("changes", [{"epochs": 5}, {"lr": 1e-3}, {"seed": 1}, {"train_on": "valA"}])
+def test_a_run_does_not_go_on_with_other_settings(run, slopes_dir, changes):
     (name,) = changes
     with pytest.raises(UserError, match=rf"holds a run with --{name}="):
-        train(config(datasets_dir, run, **changes))
+        train(config(slopes_dir, run, **changes))
 
 
-def test_a_run_does_not_go_on_with_other_images(run, tmp_path):
-    from conftest import write_dataset
-
-    with pytest.raises(UserError, match="other images"):
-        train(config(write_dataset(tmp_path / "other", training=(8, 4)), run))
+def test_a_run_does_not_go_on_with_other_images(run, slopes_dir, tmp_path):
+    shutil.copytree(slopes_dir, tmp_path / "data")
+    # The same name and label, another picture.
+    images.write_image(tmp_path / "data" / "trainA" / "covid-1.png", np.linspace(-1, 1, 1600).reshape(40, 40))
+    with pytest.raises(UserError, match=r"trained on other images: train/covid-1\.png has other contents"):
+        train(config(tmp_path / "data", run))
 
 
 def test_domains_of_one_class_or_broken_images_are_refused(tmp_path):
@@ -343,14 +340,14 @@ def test_a_model_that_brings_code_is_not_run(run, tmp_path):
 # --- Program ----------------------------------------------------------------------------------------------------------
 
 
-def test_flags_are_the_settings(monkeypatch):
-    values = flags.FlagValues()
-    monkeypatch.setattr(flags, "FLAGS", values)
-    for define in ("DEFINE_string", "DEFINE_enum", "DEFINE_integer", "DEFINE_float", "DEFINE_bool"):
-        original = getattr(flags, define)
-        monkeypatch.setattr(flags, define, lambda *a, original=original, **k: original(*a, flag_values=values, **k))
-    classifiers.define_flags()
-    values(["program", "--datasets_dir=d", "--output_dir=o"])
-    assert ClassifierConfig(**{name: values[name].value for name in ClassifierConfig.__dataclass_fields__}) == (
-        ClassifierConfig("d", "o")
-    )
+def test_flags_are_the_settings():
+    with no_programs_flags():
+        option_flags.define(ClassifierConfig, "experiments.test")
+        flags.FLAGS(["program", "--datasets_dir=d", "--epochs=3"])
+        assert ClassifierConfig(**option_flags.given(ClassifierConfig)) == ClassifierConfig("d", epochs=3)
+
+
+def test_help_of_the_program():
+    done = start("experiments.classifiers", "--help")
+    assert done.code == 0
+    assert "--network: <densenet121|" in done.out and "--bn_momentum" in done.out

@@ -12,7 +12,10 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
 from experiments.classifiers import compare as compare_classifiers
+from experiments.classifiers.classifier import CONFIG, FORMAT, MODEL, RESULT
 from experiments.classifiers.compare import Verdict, best_threshold, compare, judge, measure, pairs, patients, stages
+from experiments.classifiers.networks import build_classifier
+from r2c_gan import files
 from r2c_gan.data import images
 from r2c_gan.data.datasets import read_domain
 from r2c_gan.data.streams import read_batches
@@ -206,10 +209,16 @@ def test_names_and_sizes_that_do_not_fit_are_refused(monkeypatch):
         compare_classifiers.load(["a/net"], ["a/run"])
 
 
-def test_the_program(datasets_dir, run_dir, tmp_path):
-    from experiments.classifiers.training import ClassifierConfig, train
+def write_untrained_classifier(run):
+    """What the training of a classifier leaves behind, without the training."""
+    run.mkdir()
+    build_classifier("small_cnn", SIZE).save(run / MODEL)
+    files.write_json(run / CONFIG, {"format": FORMAT, "training": {"train_on": "trainA", "size": SIZE}})
+    files.write_json(run / RESULT, {"network": "small_cnn", "sha256": files.sha256(run / MODEL)})
 
-    train(ClassifierConfig(str(datasets_dir), str(tmp_path / "net"), "small_cnn", size=SIZE, epochs=1, batch_size=2))
+
+def test_the_program(datasets_dir, run_dir, tmp_path):
+    write_untrained_classifier(tmp_path / "net")
     command = [sys.executable, "-m", "experiments.classifiers.compare", f"--datasets_dir={datasets_dir}"]
     command += [f"--models={run_dir}", f"--output_dir={tmp_path / 'out'}"]
     root = Path(__file__).parents[1]

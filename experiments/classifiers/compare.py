@@ -19,7 +19,7 @@ from absl import flags
 from tqdm import tqdm
 
 from data_prep.manifest import UNKNOWN, read_manifest
-from experiments.classifiers.training import Classifier
+from experiments.classifiers.classifier import Classifier
 from r2c_gan import files
 from r2c_gan.cli import program
 from r2c_gan.data import images

@@ -1,4 +1,4 @@
-"""The images of a plain classifier: what it is trained and validated on, as they are or restored, and its batches."""
+"""The images of a plain classifier: what it is trained and validated on, as they are or restored."""
 
 import os
 import warnings
@@ -10,7 +10,7 @@ from r2c_gan import files
 from r2c_gan.data import datasets as data
 from r2c_gan.data import images
 from r2c_gan.data.datasets import CLASSES, Domain, clean_twins, read_domain
-from r2c_gan.data.streams import read_batches, untuned
+from r2c_gan.data.streams import read_batches
 from r2c_gan.errors import UserError
 
 TRAINING_DOMAINS = ("trainA", "trainB", "both")
@@ -95,42 +95,3 @@ def restored_copy(domain, restorer, folder, batch_size=16, progress=lambda batch
             files.write_csv(temporary / "images" / data.LABELS_FILE, rows, ["file", "label"])
             os.rename(temporary / "images", folder)
     return read_domain(folder)
-
-
-def training_batches(stream, batch_size, epochs, first_epoch=0):
-    """The batches of some epochs, each image a function of (seed, epoch, index) as in `UnpairedStream.sample`.
-
-    Args:
-        stream: an `UnpairedStream` of which domain A is trained on.
-        batch_size: images a batch; what is left over at the end of an epoch is dropped.
-        epochs: the last epoch, from 1.
-        first_epoch: the first one, from 0.
-
-    Returns:
-        A `tf.data.Dataset` of (images float32 [batch_size, crop, crop, 1] in [-1, 1], labels int64 [batch_size]). A
-        file that cannot be read ends it with a `tf.errors.OpError`; `stream.error` then holds the reason.
-    """
-    import tensorflow as tf
-
-    per_epoch = stream.steps_per_epoch * batch_size
-
-    def read(number):
-        try:
-            image, label = stream.sample(0, *divmod(int(number), per_epoch))
-            return image, np.int64(label.argmax())
-        except Exception as error:
-            stream.error = error  # TensorFlow passes on the text alone
-            raise
-
-    def load(number):
-        image, label = tf.numpy_function(read, [number], (tf.float32, tf.int64), stateful=False, name="read_image")
-        shape = (stream.crop_size, stream.crop_size, stream.channels)
-        return tf.ensure_shape(image, shape), tf.ensure_shape(label, ())
-
-    numbers = tf.data.Dataset.range(first_epoch * per_epoch, epochs * per_epoch)
-    return (
-        numbers.map(load, num_parallel_calls=os.cpu_count() or 1, deterministic=True)
-        .batch(batch_size, drop_remainder=True)
-        .prefetch(2)
-        .with_options(untuned())
-    )

@@ -13,7 +13,8 @@ def define(options, program):
     """Defines a flag for each option of a dataclass.
 
     Args:
-        options: the dataclass; its base classes are the groups of `--help`, their docstrings the titles.
+        options: the dataclass; it and its base classes are the groups of `--help`, their docstrings' first lines the
+            titles.
         program: dotted name of the program's module.
     """
     hints = typing.get_type_hints(options)
@@ -30,10 +31,10 @@ def define(options, program):
 def groups(options):
     """Dictionary, title -> fields, of a dataclass's options, the common ones first, each option once."""
     found = {"Common flags": []}
-    for base in reversed(options.__mro__[1:-1]):
+    for base in reversed(options.__mro__[:-1]):
         for field in fields(base):
             if field.name not in {known.name for members in found.values() for known in members}:
-                title = "Common flags" if field.metadata["common"] else base.__doc__.rstrip(".")
+                title = "Common flags" if field.metadata["common"] else base.__doc__.partition("\n")[0].rstrip(".")
                 found.setdefault(title, []).append(field)
     return found
 

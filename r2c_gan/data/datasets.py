@@ -20,6 +20,7 @@ __all__ = [
     "LABELS_FILE",
     "LABEL_NAMES",
     "Domain",
+    "balanced_class_weights",
     "check_images",
     "clean_twins",
     "is_two_valued",
@@ -254,3 +255,16 @@ def is_two_valued(image):
     low, high = float(image.min()), float(image.max())
     margin = (high - low) / 16
     return low < high and np.mean((image > low + margin) & (image < high - margin)) < TWO_VALUED
+
+
+def balanced_class_weights(domains):
+    """For each class, the number of the domains' images over that of the class, over the number of classes.
+
+    Raises:
+        UserError: if a class has no image.
+    """
+    known = np.concatenate([domain.labels for domain in domains])
+    counts = np.bincount(known, minlength=len(CLASSES))
+    if not counts.all():
+        raise UserError(f"--class_weights=balanced: no training image is of class {CLASSES[int(counts.argmin())]}")
+    return tuple(float(weight) for weight in len(known) / (len(CLASSES) * counts))

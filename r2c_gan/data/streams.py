@@ -73,8 +73,13 @@ class UnpairedStream:
     def _order(self, domain, epoch, cycle):
         return np.random.default_rng([self.seed, 2 + domain, epoch, cycle]).permutation(len(self.domains[domain]))
 
-    def dataset(self, epochs, initial_step=0):
+    def dataset(self, epochs, initial_step=0, domains=(0, 1)):
         """The batches of all epochs, from step `initial_step` on.
+
+        Args:
+            epochs: the last epoch, from 1.
+            initial_step: steps to leave out.
+            domains: which of the two domains to read, 0 for A and 1 for B.
 
         Returns:
             A `tf.data.Dataset` of known cardinality, epochs * steps_per_epoch - initial_step, of
@@ -88,20 +93,20 @@ class UnpairedStream:
         def read(number):
             epoch, index = divmod(int(number), per_epoch)
             try:
-                return (*self.sample(0, epoch, index), *self.sample(1, epoch, index))
+                return tuple(part for domain in domains for part in self.sample(domain, epoch, index))
             except Exception as error:
                 self.error = error  # TensorFlow passes on the text alone
                 raise
 
         def load(number):
             # Declared stateless, which it is, so that deterministic mode keeps the calls parallel.
-            image_a, label_a, image_b, label_b = tf.numpy_function(
-                read, [number], (tf.float32,) * 4, stateful=False, name="read_pair"
+            parts = tf.numpy_function(
+                read, [number], (tf.float32,) * 2 * len(domains), stateful=False, name="read_images"
             )
             shape = (self.crop_size, self.crop_size, self.channels)
-            return (
-                (tf.ensure_shape(image_a, shape), tf.ensure_shape(label_a, (len(CLASSES),))),
-                (tf.ensure_shape(image_b, shape), tf.ensure_shape(label_b, (len(CLASSES),))),
+            return tuple(
+                (tf.ensure_shape(image, shape), tf.ensure_shape(label, (len(CLASSES),)))
+                for image, label in zip(parts[::2], parts[1::2], strict=True)
             )
 
         numbers = tf.data.Dataset.range(initial_step * self.batch_size, epochs * per_epoch)

@@ -34,7 +34,7 @@ _TITLE_SIZE, _TEXT_SIZE, _SMALL_SIZE = 10, 9, 8
 
 # --- Losses -----------------------------------------------------------------------------------------------------------
 
-_TOTALS = ("generator_loss", "discriminator_loss")
+_TOTALS = ("generator_loss", "discriminator_loss", "loss")
 _SCORES = ("accuracy", "sensitivity", "specificity", "precision", "f1", "f2", "auroc", "psnr", "ssim")
 _QUALITIES = {"psnr": "PSNR (dB)", "ssim": "SSIM"}
 _FAMILIES = (  # prefix of the columns, title of the panel
@@ -54,10 +54,10 @@ def save_losses(history, path):
 
     Args:
         history: dict, column of `history.csv` -> one value an epoch. `epoch` gives the horizontal axis (1, 2, ... if it
-            is missing). Drawn are `generator_loss`, `discriminator_loss`, the columns that begin with `adversarial_`,
-            `discriminator_`, `cycle_`, `identity_`, `tone_`, `class_`, `psnr` or `ssim`, the scores (`f1`, ...) and
-            `learning_rate`; with a prefix `val_`, dashed. Other columns are left alone. A value that is None, empty or
-            not finite is a gap.
+            is missing). Drawn are `generator_loss`, `discriminator_loss`, `loss`, the columns that begin with
+            `adversarial_`, `discriminator_`, `cycle_`, `identity_`, `tone_`, `class_`, `psnr` or `ssim`, the scores
+            (`f1`, ...) and `learning_rate`; with a prefix `val_`, dashed. Other columns are left alone. A value that is
+            None, empty or not finite is a gap.
         path: the PNG to write.
     """
     columns = {name: np.array([_number(value) for value in values]) for name, values in history.items()}
@@ -71,7 +71,7 @@ def save_losses(history, path):
         _draw_series(axes, title, epochs, {name: columns[name] for name in names})
     for axes in all_axes[len(panels) :]:
         axes.set_axis_off()
-    key = ["A: poor quality, B: good quality"]
+    key = ["A: poor quality, B: good quality"] if "generator_loss" in columns else []
     if any(name.startswith("val_") for names in panels.values() for name in names):
         key.append("solid: training, dashed: validation")
     if len(epochs) >= _SMOOTH_FROM:

@@ -12,13 +12,16 @@
     RUN/checkpoints/step-000001234.*         the same in the middle of an epoch, to resume from; only the newest is kept
     RUN/.lock                                held by the process that trains
 
-A checkpoint is complete once its JSON file is there, which is written last.
+A checkpoint is complete once its JSON file is there, which is written last. Of the model, saving asks for `variables`,
+`optimizers`, `alone` and `save_weights` only, so that other trainings than that of R2C-GAN use it too.
 """
 
 import dataclasses
 import math
 import warnings
 from pathlib import Path
+
+from absl import logging
 
 from r2c_gan import files
 from r2c_gan.errors import UserError
@@ -38,6 +41,7 @@ __all__ = [
     "load_weights",
     "prune",
     "read_config",
+    "resume",
     "save_checkpoint",
     "save_unfinished",
     "select",
@@ -153,8 +157,7 @@ def save_unfinished(run, model, epoch, step, unfinished):
 def _save(model, checkpoint):
     weights = checkpoint.weights
     # HDF5 does not survive a disk that fills up while it writes.
-    optimizers = (model.generator_optimizer, model.discriminator_optimizer) if model.compiled else ()
-    variables = [*model.variables, *(variable for optimizer in optimizers for variable in optimizer.variables)]
+    variables = [*model.variables, *(variable for optimizer in model.optimizers for variable in optimizer.variables)]
     files.require_space(weights, sum(math.prod(variable.shape) * 4 + HDF5_OVERHEAD for variable in variables))
     with files.atomic_path(weights) as temporary, model.alone():
         model.save_weights(temporary, overwrite=True)
@@ -284,6 +287,36 @@ def load_weights(model, checkpoint):
             model.load_weights(checkpoint.weights)
     except (ValueError, OSError, KeyError, UserWarning) as error:
         raise UserError(f"{checkpoint.weights}: does not fit this model ({_first_line(error)})") from error
+
+
+def resume(run, model, steps_per_epoch):
+    """Restores the newest sound checkpoint of a run that goes on.
+
+    Returns:
+        (whole epochs trained, steps trained, what is kept of an unfinished epoch); zeros if there is no checkpoint.
+
+    Raises:
+        UserError: if none is sound, or the epochs had another number of steps.
+    """
+    problem = None
+    found = list_checkpoints(run) + list_unfinished(run)
+    for checkpoint in sorted(found, key=lambda checkpoint: checkpoint.step, reverse=True):
+        try:
+            load_weights(model, checkpoint)
+        except UserError as error:
+            problem = error
+            logging.warning("%s; taking the checkpoint before it", error)
+            continue
+        epochs, rest = divmod(checkpoint.step, steps_per_epoch)
+        if epochs != checkpoint.epoch or (rest and not checkpoint.unfinished):
+            raise UserError(
+                f"{run}: was trained with {checkpoint.step // max(checkpoint.epoch, 1)} steps an epoch, the data and "
+                f"--batch_size now give {steps_per_epoch}; resume with the same data"
+            )
+        return checkpoint.epoch, checkpoint.step, checkpoint.unfinished
+    if problem is not None:
+        raise UserError(f"{run}: no checkpoint is sound; the last said: {problem}")
+    return 0, 0, {}
 
 
 def load_model(run, which="auto"):

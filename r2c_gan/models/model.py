@@ -174,6 +174,11 @@ class R2CGAN(TrainingStep, keras.Model):
         return self.optimizer
 
     @property
+    def optimizers(self):
+        """The optimizers, whose state is saved with the weights; none before `compile`."""
+        return [self.generator_optimizer, self.discriminator_optimizer] if self.compiled else []
+
+    @property
     def generator_variables(self):
         return self.restorer.trainable_variables + self.degrader.trainable_variables
 

@@ -40,6 +40,26 @@ def check(options):
         raise UserError(f"--{name}={value}: {wrong}")
 
 
+def check_unchanged(run, options, before):
+    """Checks that a run can go on with these options: those that its result depends on are what they were.
+
+    Args:
+        run: the run folder.
+        options: the dataclass.
+        before: dictionary, name -> value, of the run so far.
+
+    Raises:
+        UserError: naming the first flag that is another.
+    """
+    for field in fields(options):
+        name, value = field.name, getattr(options, field.name)
+        if field.metadata["fixed"] and before.get(name) != value:
+            raise UserError(
+                f"{run}: holds a run with --{name}={before.get(name)}; it cannot go on with --{name}={value}. "
+                "Give the same flag, or another --output_dir"
+            )
+
+
 def problems(options):
     """What is wrong with the options of a dataclass: (name, value, what would be right), one at a time."""
     hints = typing.get_type_hints(type(options))

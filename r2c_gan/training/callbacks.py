@@ -18,18 +18,22 @@ from r2c_gan.errors import Interrupted, UserError
 from r2c_gan.evaluation import figures
 from r2c_gan.models import checkpoints
 
-SHOWN = ("generator_loss", "discriminator_loss", "cycle_a", "cycle_b", "accuracy")
-SHORT = {"generator_loss": "G", "discriminator_loss": "D", "cycle_a": "cycA", "cycle_b": "cycB", "accuracy": "acc"}
+SHOWN = {"generator_loss": "G", "discriminator_loss": "D", "cycle_a": "cycA", "cycle_b": "cycB", "accuracy": "acc"}
 HISTORY = "history.csv"
 DRAW_EVERY = 30  # seconds between drawings of the losses, which take most of one
 
 
 class Progress(keras.callbacks.Callback):
-    """One bar over all steps of the run, with the running losses of the epoch."""
+    """One bar over all steps of the run, with the running losses of the epoch.
 
-    def __init__(self, steps_per_epoch, epochs):
+    Args:
+        steps_per_epoch, epochs: of the run.
+        shown: dictionary, name of a loss or score -> what it is called in the bar.
+    """
+
+    def __init__(self, steps_per_epoch, epochs, shown=SHOWN):
         super().__init__()
-        self.steps_per_epoch, self.epochs = steps_per_epoch, epochs
+        self.steps_per_epoch, self.epochs, self.shown = steps_per_epoch, epochs, shown
         self.bar = None
 
     def on_train_begin(self, logs=None):
@@ -44,7 +48,7 @@ class Progress(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         # TQDM_DISABLE makes a bar without counters.
         if not self.bar.disable and self.bar.n + 1 - self.bar.last_print_n >= self.bar.miniters:
-            losses = {SHORT[name]: f"{float(logs[name]):.3g}" for name in SHOWN if name in logs}
+            losses = {short: f"{float(logs[name]):.3g}" for name, short in self.shown.items() if name in logs}
             self.bar.set_postfix(losses, refresh=False)
         self.bar.update(self.model.steps_trained - self.bar.n)
 
@@ -55,15 +59,28 @@ class Progress(keras.callbacks.Callback):
 
 
 class StopOnNaN(keras.callbacks.Callback):
-    """Ends the run at a loss that is not finite, before a checkpoint is made of it."""
+    """Ends the run at a loss that is not finite, before a checkpoint is made of it.
+
+    Args:
+        watched: names of the losses; those that others add up to are enough, each costs a wait for the device.
+        remedy: what may help.
+    """
+
+    def __init__(
+        self,
+        watched=("generator_loss", "discriminator_loss"),
+        remedy="a lower --lr, a smaller --q or --precision=float32",
+    ):
+        super().__init__()
+        self.watched, self.remedy = watched, remedy
 
     def on_train_batch_end(self, batch, logs=None):
-        total = float(logs["generator_loss"]) + float(logs["discriminator_loss"])
+        total = sum(float(logs[name]) for name in self.watched)
         if not math.isfinite(total):
             terms = ", ".join(name for name, value in logs.items() if not math.isfinite(float(value)))
             raise UserError(
                 f"step {self.model.steps_trained}: not a finite number: {terms}. The last checkpoint is good; "
-                "a lower --lr, a smaller --q or --precision=float32 may help"
+                f"{self.remedy} may help"
             )
 
 

@@ -117,8 +117,8 @@ def failures(config, stream):
             raise
         if "RESOURCE_EXHAUSTED" in str(error):
             raise UserError(
-                f"--batch_size={config.batch_size}: the device's memory does not hold a step; give a smaller "
-                "--batch_size, --crop_size or --filters"
+                f"--batch_size={config.batch_size}: the device's memory does not hold a step; give a smaller batch, "
+                "smaller images or a smaller network"
             ) from error
         if jax.process_count() > 1:
             raise UserError(

@@ -52,8 +52,8 @@ def failures(config, stream):
             raise stream.error from None
         if isinstance(error, tf.errors.ResourceExhaustedError):
             raise UserError(
-                f"--batch_size={config.batch_size}: the device's memory does not hold a step; give a smaller "
-                "--batch_size, --crop_size or --filters"
+                f"--batch_size={config.batch_size}: the device's memory does not hold a step; give a smaller batch, "
+                "smaller images or a smaller network"
             ) from error
         raise
 

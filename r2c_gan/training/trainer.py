@@ -14,7 +14,7 @@ from tqdm import tqdm
 from r2c_gan import files, options
 from r2c_gan.data import datasets as data
 from r2c_gan.data import plausibility
-from r2c_gan.data.datasets import CLASSES, read_domain
+from r2c_gan.data.datasets import read_domain
 from r2c_gan.data.streams import UnpairedStream, read_batches
 from r2c_gan.errors import UserError
 from r2c_gan.evaluation import metrics
@@ -99,7 +99,7 @@ def _train(config, domains, validation, begin, still_there):
     schedules = [LinearDecay(config.lr, config.epochs * steps, config.epoch_decay * steps) for _ in range(2)]
     with backend.failures(config, stream), backend.scope(config):
         model = _compiled_model(config, schedules, domains)
-        epoch, step, unfinished = _resume(run, model, steps)
+        epoch, step, unfinished = checkpoints.resume(run, model, steps)
     if config.initial_run is not None and step == 0:
         _start_from(config.initial_run, model)
     backend.check_alike(run, step)
@@ -183,7 +183,7 @@ def _compiled_model(config, schedules, domains):
         identity_a=config.identity_a_loss_weight,
     )
     if config.class_weights == "balanced":
-        weights = dataclasses.replace(weights, classes=_balanced_class_weights(domains))
+        weights = dataclasses.replace(weights, classes=data.balanced_class_weights(domains))
     model.compile(
         Adam(schedules[0], beta_1=config.beta_1, **average),
         Adam(schedules[1], beta_1=config.beta_1),
@@ -208,19 +208,6 @@ def _start_from(run, model):
             )
     for name in NETWORKS:
         getattr(model, name).set_weights(getattr(source, name).get_weights())
-
-
-def _balanced_class_weights(domains):
-    """For each class, the number of training images over that of the class, over the number of classes.
-
-    Raises:
-        UserError: if a class has no image.
-    """
-    labels = np.concatenate([domain.labels for domain in domains])
-    counts = np.bincount(labels, minlength=len(CLASSES))
-    if not counts.all():
-        raise UserError(f"--class_weights=balanced: no training image is of class {CLASSES[int(counts.argmin())]}")
-    return tuple(float(weight) for weight in len(labels) / (len(CLASSES) * counts))
 
 
 def _fit(config, model, stream, validation, schedule, interruption, still_there, epoch, end, step, unfinished):
@@ -355,42 +342,9 @@ def _refuse_another_run(config):
                 f"{run}: was trained with --{name}={before[name]}, which this version no longer has; it can "
                 "be evaluated and used, not trained on"
             )
-    for field in options.fields(config):
-        name, value = field.name, getattr(config, field.name)
-        if field.metadata["fixed"] and before[name] != value:
-            raise UserError(
-                f"{run}: holds a run with --{name}={before[name]}; it cannot go on with --{name}={value}. "
-                "Give the same flag, or another --output_dir"
-            )
+    options.check_unchanged(run, config, before)
     if config.epochs < before["epochs"]:
         raise UserError(
             f"{run}: holds a run of --epochs={before['epochs']}; it can grow, not shrink to {config.epochs}"
         )
     return True
-
-
-def _resume(run, model, steps_per_epoch):
-    """Restores the newest sound checkpoint.
-
-    Returns:
-        (whole epochs trained, steps trained, what is kept of an unfinished epoch); zeros if there is no checkpoint.
-    """
-    problem = None
-    found = checkpoints.list_checkpoints(run) + checkpoints.list_unfinished(run)
-    for checkpoint in sorted(found, key=lambda checkpoint: checkpoint.step, reverse=True):
-        try:
-            checkpoints.load_weights(model, checkpoint)
-        except UserError as error:
-            problem = error
-            logging.warning("%s; taking the checkpoint before it", error)
-            continue
-        epochs, rest = divmod(checkpoint.step, steps_per_epoch)
-        if epochs != checkpoint.epoch or (rest and not checkpoint.unfinished):
-            raise UserError(
-                f"{run}: was trained with {checkpoint.step // max(checkpoint.epoch, 1)} steps an epoch, the data and "
-                f"--batch_size now give {steps_per_epoch}; resume with the same data"
-            )
-        return checkpoint.epoch, checkpoint.step, checkpoint.unfinished
-    if problem is not None:
-        raise UserError(f"{run}: no checkpoint is sound; the last said: {problem}")
-    return 0, 0, {}
