@@ -21,7 +21,7 @@ def read(path):
 def drawn(monkeypatch):
     """Collects the figures that are saved, so that a test can ask what is in them."""
     saved = []
-    monkeypatch.setattr(figures, "_save", lambda figure, path: saved.append(figure))
+    monkeypatch.setattr(figures, "save", lambda figure, path: saved.append(figure))
     return saved
 
 

@@ -9,7 +9,7 @@ from r2c_gan.evaluation import metrics
 
 def kappa(first, second):
     """Cohen's kappa (1960) of two vectors of booleans: agreement beyond chance; None where chance explains all."""
-    if np.ptp([*first, *second]) == 0:
+    if len({*np.ravel(first), *np.ravel(second)}) == 1:
         return None
     return float(cohen_kappa_score(first, second))
 
