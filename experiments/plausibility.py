@@ -3,9 +3,9 @@
   python -m experiments.plausibility --model runs/paper --datasets_dir dataset --output_dir results/plausibility
   python -m experiments.plausibility --model pretrained --datasets_dir dataset --more films ...
 
-Films are those of valA/, valB/, testA/, testB/ and the clean twins. What is no film is made of them (turned, negative,
-cropped, of two values, in a screenshot), drawn (noise, blanks, masks), or comes with scikit-image and pydicom,
-where these are installed.
+Films are those of valA/, valB/, testA/, testB/ and the reference images. What is no film is made of them (turned,
+negative, cropped, of two values, in a screenshot), drawn (noise, blanks, masks), or comes with scikit-image and
+pydicom, where these are installed.
 """
 
 import collections

@@ -49,7 +49,7 @@ class Reader:
 
 
 def make_key(cases=40, repeats=4, seed=0, patients=None, allow_no_preference=False):
-    """A key as `make_study` writes it, without images."""
+    """A key as the making of a study writes it, without images."""
     labels = [("control", "covid")[index % 2] for index in range(cases)]
     rng = np.random.default_rng(seed)
     shown = design.draw_presentations(labels, repeats, rng)

@@ -1,4 +1,4 @@
-"""The literal baseline computes what the library computes, and taking an idea away changes no result."""
+"""The naive implementation computes what the library computes, and taking an optimisation away changes no result."""
 
 import functools
 
@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from experiments.benchmarks import training_step as benchmark
-from experiments.benchmarks.baseline import HostPool, Literal
+from experiments.benchmarks.baseline import HostPool, NaiveImplementation
 from r2c_gan.models.model import R2CGAN
 from r2c_gan.models.reference_weights import assign_reference_weights
 
@@ -34,27 +34,27 @@ def eagerly():
 def pair(request, eagerly):
     """Both implementations with the same weights."""
     q = METHODS[request.param]
-    literal = Literal(request.param, q, filters=4)
+    naive = NaiveImplementation(request.param, q, filters=4)
     model = R2CGAN(request.param, q, filters=4, image_size=16)
     model.compile()
-    networks = {"restorer": literal.g_a2b, "degrader": literal.g_b2a}
-    networks |= {"discriminator_a": literal.d_a, "discriminator_b": literal.d_b}
+    networks = {"restorer": naive.g_a2b, "degrader": naive.g_b2a}
+    networks |= {"discriminator_a": naive.d_a, "discriminator_b": naive.d_b}
     for name, network in networks.items():
         weights = [weight.numpy() for weight in network.weights]
         assign_reference_weights(getattr(model, name), weights)
-    return literal, model
+    return naive, model
 
 
 def test_networks_and_losses_are_the_same(pair):
-    literal, model = pair
+    naive, model = pair
     image_a, label_a, image_b, label_b = batch()
-    np.testing.assert_allclose(model.restorer(image_a)[0], literal.g_a2b(image_a)[0], atol=2e-5)
-    np.testing.assert_allclose(model.discriminator_b(image_b), literal.d_b(image_b), atol=2e-5)
-    expected, *fakes = literal.train_generators(image_a, label_a, image_b, label_b)
+    np.testing.assert_allclose(model.restorer(image_a)[0], naive.g_a2b(image_a)[0], atol=2e-5)
+    np.testing.assert_allclose(model.discriminator_b(image_b), naive.d_b(image_b), atol=2e-5)
+    expected, *fakes = naive.train_generators(image_a, label_a, image_b, label_b)
     assert float(model.generator_step(image_a, label_a, image_b, label_b)[0]) == pytest.approx(
         float(expected), rel=1e-5
     )
-    expected = literal.train_discriminators(image_a, image_b, fakes[1], fakes[0])
+    expected = naive.train_discriminators(image_a, image_b, fakes[1], fakes[0])
     assert float(model.discriminator_step(image_a, image_b, fakes[1], fakes[0])[0]) == pytest.approx(
         float(expected), rel=1e-5
     )
@@ -70,11 +70,11 @@ def test_the_host_pool_fills_then_swaps():
     assert set(returned) <= set(images)
 
 
-@pytest.mark.parametrize("idea", benchmark.IDEAS)
-def test_an_idea_taken_away_leaves_the_result(idea, eagerly):
-    upsampling = "resize" if idea == benchmark.ENLARGING else "transposed"
+@pytest.mark.parametrize("optimisation", benchmark.OPTIMISATIONS)
+def test_an_optimisation_taken_away_leaves_the_result(optimisation, eagerly):
+    upsampling = "resize" if optimisation == benchmark.ENLARGING else "transposed"
     loss, weights = three_steps(upsampling)
-    with benchmark.without(idea, batch=2):
+    with benchmark.without(optimisation, batch=2):
         loss_without, weights_without = three_steps.__wrapped__(upsampling)
     assert loss_without == pytest.approx(loss, rel=1e-4)
     np.testing.assert_allclose(weights_without, weights, atol=1e-4)

@@ -13,7 +13,7 @@ from sklearn import metrics as sklearn_metrics
 
 from experiments.classifiers import compare as compare_classifiers
 from experiments.classifiers.classifier import CONFIG, FORMAT, MODEL, RESULT
-from experiments.classifiers.compare import Verdict, best_threshold, compare, judge, measure, pairs, patients, stages
+from experiments.classifiers.compare import Prediction, best_threshold, compare, judge, measure, pairs, patients, stages
 from experiments.classifiers.networks import build_classifier
 from r2c_gan import files
 from r2c_gan.data import images
@@ -47,9 +47,9 @@ def restorers():
     return {"gan": Restorer(brighten, (SIZE, SIZE), channels=3, stride=2)}
 
 
-def test_every_verdict_sees_its_images(datasets_dir, restorers):
-    verdicts, test, val = judge(datasets_dir, {"left": by_left_side}, restorers, SIZE, batch_size=3)
-    assert [verdict.name for verdict in verdicts] == [
+def test_every_prediction_sees_its_images(datasets_dir, restorers):
+    predictions, test, val = judge(datasets_dir, {"left": by_left_side}, restorers, SIZE, batch_size=3)
+    assert [prediction.name for prediction in predictions] == [
         "joint head of gan on poor",
         "left on poor",
         "left on restored by gan",
@@ -60,8 +60,8 @@ def test_every_verdict_sees_its_images(datasets_dir, restorers):
         (poor,) = read_batches(domain.files, SIZE, 1, 4)
         (clean,) = read_batches([datasets_dir / f"{split}_reference" / file.name for file in domain.files], SIZE, 1, 4)
         expected = [brighten(poor)[1], by_left_side(poor), by_left_side(brighten(poor)[0]), by_left_side(clean)]
-        for verdict, probabilities in zip(verdicts, expected, strict=True):
-            measured = verdict.test if split == "testA" else verdict.val
+        for prediction, probabilities in zip(predictions, expected, strict=True):
+            measured = prediction.test if split == "testA" else prediction.val
             np.testing.assert_allclose(measured, probabilities[:, 1], atol=1e-5)
 
 
@@ -75,15 +75,15 @@ def test_later_passes_restore_what_the_first_gave(datasets_dir, restorers):
 
 def test_without_clean_images_or_validation(datasets_dir, restorers, tmp_path):
     (tmp_path / "testA").symlink_to(datasets_dir / "testA")
-    verdicts, _, val = judge(tmp_path, {"left": by_left_side}, restorers, SIZE)
+    predictions, _, val = judge(tmp_path, {"left": by_left_side}, restorers, SIZE)
     assert val is None
-    assert {verdict.stage for verdict in verdicts} == {"poor", "restored by gan"}
-    assert {verdict.val for verdict in verdicts} == {None}
-    assert measure(verdicts[0], np.array([0, 1, 0, 1]))["at_validation_threshold"] is None
+    assert {prediction.stage for prediction in predictions} == {"poor", "restored by gan"}
+    assert {prediction.val for prediction in predictions} == {None}
+    assert measure(predictions[0], np.array([0, 1, 0, 1]))["at_validation_threshold"] is None
 
 
 def test_measures_against_scikit_learn():
-    result = measure(Verdict("net", "poor", False, FIRST, SECOND), LABELS, LABELS)
+    result = measure(Prediction("net", "poor", False, FIRST, SECOND), LABELS, LABELS)
     called = FIRST > 0.5
     value = {name: entry["value"] for name, entry in result["measures"].items()}
     assert value["f1"] == pytest.approx(sklearn_metrics.f1_score(LABELS, called))
@@ -121,7 +121,7 @@ def test_thresholds_by_hand(labels, probabilities, expected):
 
 
 def test_mcnemar_and_difference_of_f1():
-    result = compare(Verdict("a", "poor", False, FIRST), Verdict("b", "clean", False, SECOND), LABELS)
+    result = compare(Prediction("a", "poor", False, FIRST), Prediction("b", "clean", False, SECOND), LABELS)
     right = [(values > 0.5) == LABELS for values in (FIRST, SECOND)]
     b, c = int(np.sum(right[0] & ~right[1])), int(np.sum(~right[0] & right[1]))
     assert (result["mcnemar"]["b"], result["mcnemar"]["c"]) == (b, c)
@@ -130,14 +130,14 @@ def test_mcnemar_and_difference_of_f1():
     assert result["f1_difference"]["value"] == pytest.approx(difference)
     assert result["f1_difference"]["low"] < difference < result["f1_difference"]["high"]
     assert (result["first"], result["second"]) == ("a on poor", "b on clean")
-    same = compare(Verdict("a", "poor", False, FIRST), Verdict("b", "poor", False, FIRST), LABELS)
+    same = compare(Prediction("a", "poor", False, FIRST), Prediction("b", "poor", False, FIRST), LABELS)
     assert same["mcnemar"]["p_value"] == 1
     assert (same["f1_difference"]["low"], same["f1_difference"]["high"]) == (0, 0)
 
 
 def test_pairs_of_the_study():
-    verdicts = [
-        Verdict(name, stage, head, FIRST)
+    predictions = [
+        Prediction(name, stage, head, FIRST)
         for name, stage, head in (
             ("m1", "poor", True),
             ("m2", "poor", True),
@@ -147,7 +147,7 @@ def test_pairs_of_the_study():
             ("net", "clean", False),
         )
     ]
-    assert {(one.name, other.name) for one, other in pairs(verdicts)} == {
+    assert {(one.name, other.name) for one, other in pairs(predictions)} == {
         ("joint head of m1 on poor", "net on poor"),
         ("joint head of m1 on poor", "net on restored by m1"),
         ("joint head of m2 on poor", "net on poor"),
@@ -176,17 +176,17 @@ def test_patients_are_resampled_only_where_one_has_several_images(datasets_dir, 
 
 
 def test_table_and_figures(tmp_path):
-    verdicts = [Verdict("gan", "poor", True, SECOND, SECOND)]
-    verdicts += [
-        Verdict(name, stage, False, values, values if stage != "clean" else None)
+    predictions = [Prediction("gan", "poor", True, SECOND, SECOND)]
+    predictions += [
+        Prediction(name, stage, False, values, values if stage != "clean" else None)
         for name, stage, values in (("one", "poor", FIRST), ("one", "restored by gan", SECOND), ("two", "clean", FIRST))
     ]
-    measured = [measure(verdict, LABELS, LABELS) for verdict in verdicts]
+    measured = [measure(prediction, LABELS, LABELS) for prediction in predictions]
     lines = compare_classifiers.table(measured).splitlines()
-    assert len(lines) == 2 + len(verdicts)
+    assert len(lines) == 2 + len(predictions)
     assert len({line.count("|") for line in lines}) == 1
     assert f"{sklearn_metrics.f1_score(LABELS, FIRST > 0.5):.3f} [" in lines[3]
-    compare_classifiers.save_roc(verdicts, LABELS, tmp_path / "roc.png")
+    compare_classifiers.save_roc(predictions, LABELS, tmp_path / "roc.png")
     compare_classifiers.save_f1(measured, tmp_path / "f1.png")
     for name in ("roc.png", "f1.png"):
         assert images.read_image(tmp_path / name).std() > 0.1
@@ -226,7 +226,7 @@ def test_the_program(datasets_dir, run_dir, tmp_path):
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert (result["n"], result["n_validation"], result["resampled"]) == (4, 4, "cases")
-    assert len(result["verdicts"]) == 4
+    assert len(result["predictions"]) == 4
     assert len(result["comparisons"]) == 4
     with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -39,7 +39,7 @@ def chest(rng):
 
 @pytest.fixture(scope="module")
 def films(tmp_path_factory):
-    """Ten test images of five patients and four validation images, with twins and a manifest."""
+    """Ten test images of five patients and four validation images, with reference images and a manifest."""
     folder = tmp_path_factory.mktemp("films")
     rng = np.random.default_rng(0)
     rows = []
@@ -101,7 +101,7 @@ def table(path):
 # --- Reading ----------------------------------------------------------------------------------------------------------
 
 
-def test_cases_have_their_twins_artifacts_and_patients(films):
+def test_cases_have_their_references_artifacts_and_patients(films):
     cases = restoration_cases.read_cases(films, "testA")
     assert cases.names == sorted(f"{('control', 'covid')[index % 2]}/film-{index}.png" for index in range(10))
     for name, (poor, clean) in zip(cases.names, cases.pairs, strict=True):
@@ -120,7 +120,7 @@ def test_a_limit_spreads_over_the_list(films):
     assert restoration_cases.read_cases(films, "testA", 50).names == every
 
 
-def test_twins_may_have_another_suffix(copied):
+def test_references_may_have_another_suffix(copied):
     for path in (copied / "testA_reference").rglob("*.png"):
         path.rename(path.with_suffix(".jpg"))
     cases = restoration_cases.read_cases(copied, "testA")
@@ -135,15 +135,15 @@ def test_a_missing_folder_is_named(copied, tmp_path, folder):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_twin_is_named(copied):
+def test_a_missing_reference_is_named(copied):
     (copied / "testA_reference" / "covid" / "film-3.png").unlink()
-    with pytest.raises(UserError, match=r"film-3\.png: has no clean twin"):
+    with pytest.raises(UserError, match=r"film-3\.png: has no reference image"):
         restoration_cases.read_cases(copied, "testA")
 
 
-def test_a_twin_of_another_size_is_named(copied, tmp_path, small_grids):
+def test_a_reference_of_another_size_is_named(copied, tmp_path, small_grids):
     images.write_image(copied / "testA_reference" / "covid" / "film-3.png", np.zeros((SIZE, SIZE + 2)))
-    with pytest.raises(UserError, match=r"film-3\.png: its clean twin has another size \(42 x 40, not 40 x 40\)"):
+    with pytest.raises(UserError, match=r"film-3\.png: its reference image has another size \(42 x 40, not 40 x 40\)"):
         compare(copied, tmp_path / "out")
 
 
@@ -509,7 +509,7 @@ def test_a_diverged_model_is_named(films, tmp_path, small_grids):
 def test_nothing_to_restore_is_said(copied, tmp_path, small_grids):
     shutil.rmtree(copied / "testA")
     shutil.copytree(copied / "testA_reference", copied / "testA")
-    with pytest.raises(UserError, match="testA: every image equals its clean twin"):
+    with pytest.raises(UserError, match="testA: every image equals its reference"):
         compare(copied, tmp_path / "out")
 
 

@@ -1,4 +1,4 @@
-"""Preservation of disease: verdicts against scikit-learn and hand counts, phantoms with contrast that is known."""
+"""Preservation of disease: predictions against scikit-learn and hand counts, phantoms with contrast that is known."""
 
 import json
 import subprocess
@@ -11,10 +11,10 @@ from sklearn.metrics import cohen_kappa_score
 
 from data_prep.phantoms import PhantomSet, make_phantom, write_dataset
 from experiments.classifiers.compare import stages
-from experiments.preservation import agreement as verdict_agreement
+from experiments.preservation import agreement as prediction_agreement
 from experiments.preservation import figures as preservation_figures
 from experiments.preservation import opacity_contrast
-from experiments.preservation.agreement import agreement, verdict_changes
+from experiments.preservation.agreement import agreement, prediction_changes
 from experiments.preservation.opacity_contrast import Anatomy, anatomies, brightest_patch, contrast
 from r2c_gan.data import images
 from r2c_gan.data.datasets import clean_twins, read_domain
@@ -23,13 +23,13 @@ from r2c_gan.restoration.restorer import Restorer
 
 SIZE = 48
 
-# --- Verdicts ---------------------------------------------------------------------------------------------------------
+# --- Predictions ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_kappa_against_scikit_learn(seed):
     first, second = np.random.default_rng(seed).random((2, 30)) < [[0.3], [0.6]]
-    assert verdict_agreement.kappa(first, second) == pytest.approx(cohen_kappa_score(first, second))
+    assert prediction_agreement.kappa(first, second) == pytest.approx(cohen_kappa_score(first, second))
 
 
 def test_agreement_by_hand():
@@ -46,12 +46,12 @@ def test_agreement_by_hand():
     assert always["agreeing"]["share"] == 1
 
 
-def test_changes_of_verdicts_by_hand():
+def test_changes_of_predictions_by_hand():
     labels = np.array([1, 1, 1, 1, 0, 0, 0, 0])
     poor = np.array([0.9, 0.2, 0.8, 0.1, 0.1, 0.7, 0.2, 0.6])
     restored = np.array([0.8, 0.9, 0.3, 0.2, 0.2, 0.3, 0.9, 0.8])
     clean = np.array([0.9, 0.9, 0.9, 0.1, 0.1, 0.1, 0.1, 0.9])
-    result = verdict_changes(labels, poor, restored, clean)
+    result = prediction_changes(labels, poor, restored, clean)
 
     def count(entry):
         return entry["count"], entry["n"]
@@ -64,7 +64,7 @@ def test_changes_of_verdicts_by_hand():
     assert count(result["against_clean"]["restored"]["lost"]) == (1, 3)
     assert count(result["against_clean"]["poor"]["invented"]) == (1, 3)
     assert count(result["against_clean"]["restored"]["invented"]) == (1, 3)
-    # Restoring brings the second and the sixth to the clean verdict, and takes the third and the seventh from it.
+    # Restoring brings the second and the sixth to the clean prediction, and takes the third and the seventh from it.
     assert (result["towards_clean"]["b"], result["towards_clean"]["c"]) == (2, 2)
     assert result["agreement"]["poor_clean"]["agreeing"]["count"] == 6
     assert result["agreement"]["poor_restored"]["agreeing"]["count"] == 4
@@ -77,7 +77,7 @@ def test_changes_of_verdicts_by_hand():
 
 
 def test_without_clean_images_the_rest_is_there():
-    result = verdict_changes([0, 1, 1], [0.2, 0.3, 0.9], [0.1, 0.8, 0.9])
+    result = prediction_changes([0, 1, 1], [0.2, 0.3, 0.9], [0.1, 0.8, 0.9])
     assert result["towards_clean"] is None
     assert result["against_clean"] is None
     assert list(result["agreement"]) == ["poor_restored"]
@@ -281,7 +281,7 @@ def test_figures(phantoms_dir, found, tmp_path):
     )
     rng = np.random.default_rng(0)
     called = {image: rng.random(len(labels)) < 0.5 for image in ("poor", "restored")}
-    preservation_figures.save_verdicts(labels, called, tmp_path / "verdicts.png", "model")
+    preservation_figures.save_predictions(labels, called, tmp_path / "predictions.png", "model")
     domain = read_domain(phantoms_dir / "testA")
     restorer = Restorer(
         lambda batch: (batch, np.full((len(batch), 2), 0.5, np.float32)), (SIZE, SIZE), channels=1, stride=2
@@ -293,7 +293,7 @@ def test_figures(phantoms_dir, found, tmp_path):
     assert not (tmp_path / "changed.png").exists()
     turned = {"poor": same, "restored": np.where(labels == 1, 0.9, 0.2)}
     assert preservation_figures.save_turned(*arguments, turned, tmp_path / "changed.png") == 4
-    for name in ("contrast.png", "verdicts.png", "changed.png"):
+    for name in ("contrast.png", "predictions.png", "changed.png"):
         assert images.read_image(tmp_path / name).std() > 0.1
 
 

@@ -1,5 +1,6 @@
 """Making a reader study: the random design, the pairs, and what the readers' folder gives away (nothing)."""
 
+import importlib.util
 import json
 import os
 import re
@@ -288,7 +289,7 @@ def test_a_study_is_never_overwritten(tmp_path):
 
 
 def program(folder, *flags):
-    command = [sys.executable, "-m", "experiments.reader_study.make_study", "--original", folder / "originals"]
+    command = [sys.executable, "-m", "experiments.reader_study.make", "--original", folder / "originals"]
     command += ["--restored", folder / "restored", "--output_dir", folder / "study", *flags]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, check=False)
@@ -329,3 +330,12 @@ def test_a_study_of_one_class_is_refused(tmp_path):
     images.write_image(tmp_path / "restored" / "b.png", np.zeros((9, 9)))
     done = program(tmp_path)
     assert done.returncode == 1 and "all 2 cases are labelled 'control'" in done.stderr
+
+
+def test_the_package_names_its_two_programs():
+    command = [sys.executable, "-m", "experiments.reader_study"]
+    for flags, code in ((["--help"], 0), ([], 1)):
+        done = subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == code
+        for name in ("experiments.reader_study.make", "experiments.reader_study.analyse"):
+            assert name in done.stdout + done.stderr and importlib.util.find_spec(name)

@@ -283,14 +283,17 @@ def test_the_worst_are_the_worst(tmp_path):
     assert {line.split("|")[3].strip() for line in lines} == {row.files[case] for case in np.argsort(-wrong)[:3]}
 
 
-def test_verdicts_of_all_seeds_are_counted_and_drawn(tmp_path):
+def test_predictions_of_all_seeds_are_counted_and_drawn(tmp_path):
     for seed in (0, 1):
         record(tmp_path, ROW, seed)
     row = evidence_rows.load(tmp_path, ROW, [0, 1], "mild")
     matrix = evidence_figures.confusion_matrix(row)
     assert matrix.sum() == 2 * len(row.files)
-    verdicts = row.probabilities > 0.5
-    assert matrix[1, 1] == (verdicts & (row.labels == 1)).sum() and matrix[0, 1] == (verdicts & (row.labels == 0)).sum()
+    predictions = row.probabilities > 0.5
+    assert (
+        matrix[1, 1] == (predictions & (row.labels == 1)).sum()
+        and matrix[0, 1] == (predictions & (row.labels == 0)).sum()
+    )
     evidence_figures.save_rocs([row], tmp_path / "roc.png")
     assert cv2.imread(str(tmp_path / "roc.png")).std() > 1
 
@@ -325,7 +328,7 @@ def test_what_becomes_of_opacities_is_tabulated():
 
 
 def test_classifiers_are_tabulated_with_their_test_against_the_joint_head():
-    def verdict(name, images, value, head=False):
+    def prediction(name, images, value, head=False):
         measures = dict.fromkeys(("f1", "auroc", "sensitivity", "specificity"), interval(value))
         return {"classifier": name, "images": images, "joint_head": head, "measures": measures}
 
@@ -341,11 +344,11 @@ def test_classifiers_are_tabulated_with_their_test_against_the_joint_head():
             "cnn-both": {"network": "small_cnn", "train_on": "both", "restorer": None},
             "own": {"network": "resnet50", "train_on": "trainA", "restorer": "run"},
         },
-        "verdicts": [
-            verdict("gan", "poor", 0.8, head=True),
-            verdict("cnn-both", "poor", 0.7),
-            verdict("cnn-both", "restored by gan", 0.75),
-            verdict("own", "clean", 0.6),
+        "predictions": [
+            prediction("gan", "poor", 0.8, head=True),
+            prediction("cnn-both", "poor", 0.7),
+            prediction("cnn-both", "restored by gan", 0.75),
+            prediction("own", "clean", 0.6),
         ],
         "comparisons": [
             pair("joint head of gan on poor", "cnn-both on poor", 0.0002),
@@ -365,7 +368,7 @@ def test_classifiers_are_tabulated_with_their_test_against_the_joint_head():
     ]
 
 
-def test_verdicts_of_an_outside_classifier_are_tabulated_before_and_after():
+def test_predictions_of_an_outside_classifier_are_tabulated_before_and_after():
     def share(value):
         return {"share": value, "value": value, "low": value - 0.1, "high": value + 0.1}
 
@@ -378,7 +381,7 @@ def test_verdicts_of_an_outside_classifier_are_tabulated_before_and_after():
     classifier = {"name": "clean", "network": "small_cnn", "train_on": "trainB", "restorer": None}
     result = {"classifier": classifier, "radiographs": {"n": 80, "models": {"a": measured(0.8), "b": measured(0.9)}}}
     lines = evidence_tables.agreement_table(result).splitlines()
-    assert lines[0].startswith("| 80 radiographs, verdicts of small_cnn, trained on good |")
+    assert lines[0].startswith("| 80 radiographs, predictions of small_cnn, trained on good |")
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["poor", "restored by a", "restored by b"]
     assert [line.split("|")[2].strip()[:4] for line in lines[2:]] == ["0.70", "0.80", "0.90"]
     assert lines[2].endswith("| 0.20 [0.10, 0.30] | 0.10 [0.00, 0.20] | 0.72 |") and lines[4].endswith("| 0.81 |")

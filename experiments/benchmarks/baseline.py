@@ -1,4 +1,4 @@
-"""The authors' algorithm read literally, in today's Keras: what `experiments.benchmarks` compares the library with.
+"""A naive implementation of the authors' algorithm in today's Keras, which `experiments.benchmarks` times too.
 
 The library uses nothing of it. It is what one writes straight from the paper and the authors' description:
 
@@ -31,7 +31,7 @@ class SumOfConvolutions(layers.Layer):
         return sum(term(tf.pow(x, power)) for power, term in enumerate(self.terms, start=1))
 
 
-class Literal:
+class NaiveImplementation:
     """The four networks, the optimizers, the pools and the two functions of a step.
 
     Args:

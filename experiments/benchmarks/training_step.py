@@ -1,12 +1,12 @@
-"""Times training steps, restoring and the input pipeline, side by side with the algorithm read literally.
+"""Times training steps, restoring and the input pipeline, side by side with a naive implementation.
 
   python -m experiments.benchmarks --output_dir results/benchmark
 
-For each method, q, size and batch, one process times the literal reading of the authors' algorithm
+For each method, q, size and batch, one process times a naive implementation of the authors' algorithm
 (`experiments.benchmarks.baseline`, float32) and the library's step in each precision; they take turns, and the figures
 to read are ratios. Peak memory is that of a fresh process, TensorFlow included, that does nothing else. The step is
-also timed without each of its ideas. FLOPs are those of the convolutions (`experiments.benchmarks.flops`), the peak is
-that of matrix products measured in the same run. What `result.json` holds already is not measured again.
+also timed without each of its optimisations. FLOPs are those of the convolutions (`experiments.benchmarks.flops`), the
+peak is that of matrix products measured in the same run. What `result.json` holds already is not measured again.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ NETWORKS = {
     "convolutional-light": ("convolutional-light", 1),
     "convolutional": ("convolutional", 1),
 }
-# Where the ideas are taken away one at a time: network, size, batch, options beside the paper.
+# Where the optimisations are taken away one at a time: network, size, batch, options beside the paper.
 HEADLINE = [
     ("operational-3", 256, 1, {}),
     ("operational-3", 64, 4, {}),
@@ -57,7 +57,7 @@ def main():
     if unknown:
         raise UserError(f"--networks={unknown[0]}: must be some of {', '.join(NETWORKS)}")
     path = output / "result.json"
-    result = files.read_json(path) if path.exists() else {"machine": machine(), "steps": [], "ideas": []}
+    result = files.read_json(path) if path.exists() else {"machine": machine(), "steps": [], "optimisations": []}
     if result["machine"] != machine():
         raise UserError(f"{path}: was measured on another machine; give another --output_dir")
     if "peak_gflops" not in result:
@@ -69,11 +69,15 @@ def main():
     for cell in tqdm([cell for cell in cells if cell not in done], "steps"):
         result["steps"].append(_cell(*cell, result["peak_gflops"]))
         files.write_json(path, result)
-    if FLAGS.ideas:
-        done = [{key: row[key] for key in IDEA_KEYS} for row in result["ideas"]]
-        rows = [dict(zip(IDEA_KEYS, (*cell, precision), strict=True)) for cell in HEADLINE for precision in PRECISIONS]
-        for row in tqdm([row for row in rows if row not in done], "ideas"):
-            result["ideas"].append({**row, **_process("ideas", **row, repeats=FLAGS.repeats)})
+    if FLAGS.optimisations:
+        done = [{key: row[key] for key in OPTIMISATION_KEYS} for row in result["optimisations"]]
+        rows = [
+            dict(zip(OPTIMISATION_KEYS, (*cell, precision), strict=True))
+            for cell in HEADLINE
+            for precision in PRECISIONS
+        ]
+        for row in tqdm([row for row in rows if row not in done], "optimisations"):
+            result["optimisations"].append({**row, **_process("optimisations", **row, repeats=FLAGS.repeats)})
             files.write_json(path, result)
     if "restoring" not in result:
         result["restoring"] = _process("restoring", repeats=FLAGS.repeats)
@@ -91,14 +95,13 @@ def table(result):
     """The steps in Markdown."""
     lines = [
         f"measured peak, GFLOP/s: {result['peak_gflops']}",
-        "| network | size | batch | literal (s) | float32 / literal | share of peak | bfloat16 / literal | "
-        "memory / literal |",
+        "| network | size | batch | naive (s) | float32 / naive | share of peak | bfloat16 / naive | memory / naive |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in result["steps"]:
         low = row["mixed_bfloat16"]
         lines.append(
-            f"| {row['network']} | {row['size']} | {row['batch']} | {row['literal']['seconds']:.3f} | "
+            f"| {row['network']} | {row['size']} | {row['batch']} | {row['naive']['seconds']:.3f} | "
             f"{row['float32']['ratio']:.2f} | {row['float32']['share_of_peak']:.2f} | {low['ratio']:.2f} | "
             f"{row['float32'].get('memory_ratio', float('nan')):.2f} |"
         )
@@ -117,13 +120,13 @@ def _cell(name, size, batch, peak):
         row[variant] = {
             "seconds": round(median, 4),
             "fastest": round(min(values), 4),
-            "ratio": round(statistics.median([a / b for a, b in zip(values, seconds["literal"], strict=True)]), 3),
+            "ratio": round(statistics.median([a / b for a, b in zip(values, seconds["naive"], strict=True)]), 3),
             "gflops": round(row["gflop"] / median, 1),
-            "share_of_peak": round(row["gflop"] / median / peak["float32" if variant == "literal" else variant], 3),
+            "share_of_peak": round(row["gflop"] / median / peak["float32" if variant == "naive" else variant], 3),
         }
         if FLAGS.memory:
             row[variant]["peak_mib"] = _process("memory", name=name, size=size, batch=batch, variant=variant)
-            row[variant]["memory_ratio"] = round(row[variant]["peak_mib"] / row["literal"]["peak_mib"], 3)
+            row[variant]["memory_ratio"] = round(row[variant]["peak_mib"] / row["naive"]["peak_mib"], 3)
     return row
 
 
@@ -159,24 +162,30 @@ def _peak(side=4096, repeats=8):
 
 
 def _steps(name, size, batch, repeats):
-    return _timed({variant: _step(name, size, batch, variant) for variant in ("literal", *PRECISIONS)}, repeats)
+    return _timed({variant: _step(name, size, batch, variant) for variant in ("naive", *PRECISIONS)}, repeats)
 
 
-def _ideas(network, size, batch, options, precision, repeats):
-    """Seconds of a step, whole and without each idea in turn, and the ratios to the whole."""
+def _optimisations(network, size, batch, options, precision, repeats):
+    """Seconds of a step, whole and without each optimisation in turn, and the ratios to the whole."""
     steps = {"whole": _step(network, size, batch, precision, **options)}
-    ideas = [idea for idea in IDEAS if idea != ENLARGING or options.get("upsampling") == "resize"]
-    for idea in ideas:
+    optimisations = [
+        optimisation
+        for optimisation in OPTIMISATIONS
+        if optimisation != ENLARGING or options.get("upsampling") == "resize"
+    ]
+    for optimisation in optimisations:
         step = _step(network, size, batch, precision, **options)
-        with without(idea, batch):
+        with without(optimisation, batch):
             step()  # the first call traces
-        steps[idea] = step
+        steps[optimisation] = step
     seconds = _timed(steps, repeats)
     return {
         "seconds": round(statistics.median(seconds["whole"]), 4),
         "without": {
-            idea: round(statistics.median([a / b for a, b in zip(seconds[idea], seconds["whole"], strict=True)]), 3)
-            for idea in ideas
+            optimisation: round(
+                statistics.median([a / b for a, b in zip(seconds[optimisation], seconds["whole"], strict=True)]), 3
+            )
+            for optimisation in optimisations
         },
     }
 
@@ -253,7 +262,7 @@ def _pipeline(samples=160):
 _INTERNAL = {
     "peak": _peak,
     "steps": _steps,
-    "ideas": _ideas,
+    "optimisations": _optimisations,
     "memory": _memory,
     "restoring": _restoring,
     "pipeline": _pipeline,
@@ -270,11 +279,11 @@ def _step(name, size, batch, variant, **options):
     rng = np.random.default_rng(0)
     images = [tf.constant(rng.uniform(-1, 1, (batch, size, size, 3)), tf.float32) for _ in range(2)]
     labels = [tf.one_hot(np.arange(batch) % 2, 2)] * 2
-    if variant == "literal":
-        from experiments.benchmarks.baseline import Literal
+    if variant == "naive":
+        from experiments.benchmarks.baseline import NaiveImplementation
 
-        literal = Literal(method, q)
-        return lambda: float(literal.step(images[0], labels[0], images[1], labels[1])[1])
+        naive = NaiveImplementation(method, q)
+        return lambda: float(naive.step(images[0], labels[0], images[1], labels[1])[1])
     from r2c_gan.models.model import R2CGAN
 
     model = R2CGAN(method, q, image_size=size, dtype=variant, **options)
@@ -301,16 +310,22 @@ def _timed(functions, repeats):
     return seconds
 
 
-# The ideas, and the step without them
+# The optimisations, and the step without them
 
 ENLARGING = "enlarging by one kernel"
-IDEAS = ("fused normalisation", "powers computed again", "pool written in place", "one call for both inputs", ENLARGING)
-IDEA_KEYS = ("network", "size", "batch", "options", "precision")
+OPTIMISATIONS = (
+    "fused normalisation",
+    "powers computed again",
+    "pool written in place",
+    "one call for both inputs",
+    ENLARGING,
+)
+OPTIMISATION_KEYS = ("network", "size", "batch", "options", "precision")
 
 
 @contextlib.contextmanager
-def without(idea, batch):
-    """While a step of `batch` images a domain is traced within it, or run eagerly, the step lacks one idea."""
+def without(optimisation, batch):
+    """While a step of `batch` images a domain is traced within it, or run eagerly, the step lacks one optimisation."""
     from unittest import mock
 
     import keras
@@ -354,7 +369,7 @@ def without(idea, batch):
         "one call for both inputs": (model.R2CGAN, "generator_step", generator_step),
         ENLARGING: (tensorflow_kernels, "bilinear_upsampling", upsampling.bilinear_upsampling),
     }
-    with mock.patch.object(*patches[idea]):
+    with mock.patch.object(*patches[optimisation]):
         yield
 
 
@@ -366,7 +381,7 @@ def console():
     flags.DEFINE_list("batches", ["1", "4"], "Images a domain and step.")
     flags.DEFINE_integer("repeats", 6, "Timed steps of each variant.")
     flags.DEFINE_bool("memory", True, "Measure peak memory too.")
-    flags.DEFINE_bool("ideas", True, "Time the step without each of its ideas.")
+    flags.DEFINE_bool("optimisations", True, "Time the step without each of its optimisations.")
     flags.DEFINE_string("internal", None, "Internal: the task that this process is to do.")
     flags.DEFINE_string("arguments", "{}", "Internal: its arguments as JSON.")
     program.run(main, __doc__)

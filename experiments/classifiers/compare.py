@@ -5,8 +5,8 @@ r"""Does restoring help a classifier? Plain classifiers on poor, restored and cl
 
 The classifiers are those of `experiments.classifiers`; the models are runs of R2C-GAN, whose head sees the poor image
 only. Everything is measured on testA/: with 95% intervals (patients resampled where the manifest knows them), with
-McNemar's exact test between verdicts on the same cases, and once more at the threshold with the best F1 on valA/,
-chosen for each verdict alike. P-values are not adjusted for their number.
+McNemar's exact test between predictions on the same cases, and once more at the threshold with the best F1 on valA/,
+chosen for each prediction alike. P-values are not adjusted for their number.
 
 Writes result.json, predictions.csv, roc.png, f1.png and flags.txt. Research only, not for diagnosis.
 """
@@ -30,14 +30,14 @@ from r2c_gan.evaluation import figures, metrics
 
 FLAGS = flags.FLAGS
 HEAD = "joint head"
-# Of the verdict at the validation threshold: the decision alone is judged.
+# Of the prediction at the validation threshold: the decision alone is judged.
 DECISION_MEASURES = ("accuracy", "sensitivity", "specificity", "precision", "f1", "f2")
 STAGE_COLORS = {"poor": "#D55E00", "restored": "#0072B2", "clean": "#009E73"}  # Okabe and Ito 2008
 LINE_STYLES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
 
 
 @dataclasses.dataclass(frozen=True)
-class Verdict:
+class Prediction:
     """What one classifier says of one kind of images.
 
     Attributes:
@@ -66,11 +66,11 @@ def restored_stage(model):
 
 
 def stages(domain, reference, restorers, size, iterations=1, batch_size=16, progress=lambda batches: batches):
-    """Reads the images of a domain, batch by batch, with what the models make of them and their clean twins.
+    """Reads the images of a domain, batch by batch, with what the models make of them and their reference images.
 
     Args:
         domain: a `Domain` of poor images.
-        reference: the `Domain` of their clean twins, or None.
+        reference: the `Domain` of their reference images, or None.
         restorers: dictionary, name -> `Restorer`.
         size: side at which images are read, in pixels.
         iterations: passes of restoring.
@@ -152,22 +152,22 @@ def best_threshold(labels, probabilities):
     return float(candidates[chosen]), float(f1[chosen])
 
 
-def measure(verdict, labels, val_labels=None, clusters=None):
-    """All measures of a verdict with 95% intervals, and those of its decision at the threshold of validation."""
-    report = metrics.classification_report_with_intervals(labels, verdict.test, clusters)
-    plain = metrics.classification_metrics(labels, verdict.test)
+def measure(prediction, labels, val_labels=None, clusters=None):
+    """All measures of a prediction with 95% intervals, and those of its decision at the threshold of validation."""
+    report = metrics.classification_report_with_intervals(labels, prediction.test, clusters)
+    plain = metrics.classification_metrics(labels, prediction.test)
     result = {
-        "classifier": verdict.classifier,
-        "images": verdict.stage,
-        "joint_head": verdict.is_head,
+        "classifier": prediction.classifier,
+        "images": prediction.stage,
+        "joint_head": prediction.is_head,
         "n": plain["n"],
         "confusion_matrix": plain["confusion_matrix"],
         "measures": report,
         "at_validation_threshold": None,
     }
-    if verdict.val is not None:
-        threshold, val_f1 = best_threshold(val_labels, verdict.val)
-        decisions = (verdict.test > threshold).astype(np.float64)
+    if prediction.val is not None:
+        threshold, val_f1 = best_threshold(val_labels, prediction.val)
+        decisions = (prediction.test > threshold).astype(np.float64)
         decided = metrics.classification_report_with_intervals(labels, decisions, clusters)
         result["at_validation_threshold"] = {
             "threshold": threshold,
@@ -178,13 +178,13 @@ def measure(verdict, labels, val_labels=None, clusters=None):
 
 
 def compare(first, second, labels, clusters=None):
-    """McNemar's exact test of two verdicts on the same cases, and the difference of their F1 with its 95% interval."""
+    """McNemar's exact test of two predictions on the same cases, and the difference of their F1 with 95% interval."""
 
     def difference(some_labels, one, other):
         scores = [metrics.f1(some_labels, values > 0.5) for values in (one, other)]
         return None if None in scores else scores[0] - scores[1]
 
-    correct = [(verdict.test > 0.5) == labels for verdict in (first, second)]
+    correct = [(prediction.test > 0.5) == labels for prediction in (first, second)]
     low, high = metrics.bootstrap_interval(difference, labels, first.test, second.test, clusters=clusters, n=1000)
     return {
         "first": first.name,
@@ -195,14 +195,14 @@ def compare(first, second, labels, clusters=None):
     }
 
 
-def pairs(verdicts):
-    """The comparisons of the study, as pairs of verdicts.
+def pairs(predictions):
+    """The comparisons of the study, as pairs of predictions.
 
     Each joint head with each classifier on poor images and on those that its model restored; and each classifier on
     restored, and on clean, images with itself on poor ones.
     """
-    heads = [verdict for verdict in verdicts if verdict.is_head]
-    plain = [verdict for verdict in verdicts if not verdict.is_head]
+    heads = [prediction for prediction in predictions if prediction.is_head]
+    plain = [prediction for prediction in predictions if not prediction.is_head]
     found = [
         (head, other) for head in heads for other in plain if other.stage in ("poor", restored_stage(head.classifier))
     ]
@@ -213,7 +213,7 @@ def pairs(verdicts):
 
 
 def judge(datasets_dir, classifiers, restorers, size, iterations=1, batch_size=16, progress=lambda items, title: items):
-    """Every verdict on `testA/`, and on `valA/` where it exists.
+    """Every prediction on `testA/`, and on `valA/` where it exists.
 
     Args:
         datasets_dir: the datasets folder.
@@ -225,71 +225,71 @@ def judge(datasets_dir, classifiers, restorers, size, iterations=1, batch_size=1
         progress: function of an iterable and a title, for a progress bar.
 
     Returns:
-        (verdicts, test `Domain`, validation `Domain` or None).
+        (predictions, test `Domain`, validation `Domain` or None).
 
     Raises:
-        UserError: if `testA/` is missing, an image cannot be read or a clean twin is missing.
+        UserError: if `testA/` is missing, an image cannot be read or a reference image is missing.
     """
-    domains, predictions = {}, {}
+    domains, probabilities = {}, {}
     for split in ("testA", "valA"):
         folder = Path(datasets_dir) / split
         if split == "valA" and not folder.is_dir():
             continue
         domains[split] = read_domain(folder)
         reference = folder.with_name(f"{split}_reference")
-        twins = clean_twins(domains[split], reference) if reference.is_dir() else None
+        references = clean_twins(domains[split], reference) if reference.is_dir() else None
         batches = stages(
             domains[split],
-            twins,
+            references,
             restorers,
             size,
             iterations,
             batch_size,
             lambda items, split=split: progress(items, split),
         )
-        predictions[split] = predict(batches, classifiers)
-    verdicts = []
-    for (name, stage), test in predictions["testA"].items():
-        val = predictions.get("valA", {}).get((name, stage))
-        verdicts.append(Verdict(name, stage or "poor", stage is None, test, val))
-    return verdicts, domains["testA"], domains.get("valA")
+        probabilities[split] = predict(batches, classifiers)
+    predictions = []
+    for (name, stage), test in probabilities["testA"].items():
+        val = probabilities.get("valA", {}).get((name, stage))
+        predictions.append(Prediction(name, stage or "poor", stage is None, test, val))
+    return predictions, domains["testA"], domains.get("valA")
 
 
 # --- Figures ----------------------------------------------------------------------------------------------------------
 
 
-def save_roc(verdicts, labels, path):
-    """Draws the ROC curve of every verdict: a panel a classifier, its kinds of images in it; the heads beside it.
+def save_roc(predictions, labels, path):
+    """Draws the ROC curve of every prediction: a panel a classifier, its kinds of images in it; the heads beside it.
 
     Args:
-        verdicts: list of `Verdict`.
+        predictions: list of `Prediction`.
         labels: integers [N].
         path: the PNG to write.
     """
     from matplotlib.figure import Figure
     from sklearn.metrics import roc_curve
 
-    names = list(dict.fromkeys(verdict.classifier for verdict in verdicts if not verdict.is_head))
-    heads = [verdict for verdict in verdicts if verdict.is_head]
+    names = list(dict.fromkeys(prediction.classifier for prediction in predictions if not prediction.is_head))
+    heads = [prediction for prediction in predictions if prediction.is_head]
     panels = names or [HEAD]
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(4.4 * columns, 4.7 * rows), layout="constrained")
     all_axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    styles = _line_styles(verdicts)
+    styles = _line_styles(predictions)
     for axes, name in zip(all_axes, panels, strict=False):
-        shown = [verdict for verdict in verdicts if verdict.classifier == name and not verdict.is_head]
+        shown = [prediction for prediction in predictions if prediction.classifier == name and not prediction.is_head]
         axes.plot([0, 1], [0, 1], color="0.75", linewidth=1)
-        for verdict in [*heads, *shown]:
-            false_positives, true_positives, _ = roc_curve(labels, verdict.test, drop_intermediate=False)
-            area = metrics.auroc(labels, verdict.test)
-            label = f"{HEAD} of {verdict.classifier} on poor" if verdict.is_head else f"on {verdict.stage}"
+        for prediction in [*heads, *shown]:
+            false_positives, true_positives, _ = roc_curve(labels, prediction.test, drop_intermediate=False)
+            area = metrics.auroc(labels, prediction.test)
+            label = f"{HEAD} of {prediction.classifier} on poor" if prediction.is_head else f"on {prediction.stage}"
             axes.plot(
                 false_positives,
                 true_positives,
-                linestyle=styles[verdict.name],
-                color="0.2" if verdict.is_head else STAGE_COLORS[verdict.stage.split()[0]],
-                linewidth=1.2 if verdict.is_head else 1.8,
+                linestyle=styles[prediction.name],
+                color="0.2" if prediction.is_head else STAGE_COLORS[prediction.stage.split()[0]],
+                linewidth=1.2 if prediction.is_head else 1.8,
                 label=f"{label}: {area:.3f}",
             )
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
@@ -308,19 +308,19 @@ def save_roc(verdicts, labels, path):
     figures.save(figure, path)
 
 
-def _line_styles(verdicts):
+def _line_styles(predictions):
     """A line style a model: of its head and of what it restored; clean and poor are solid."""
-    models = list(dict.fromkeys(verdict.classifier for verdict in verdicts if verdict.is_head))
+    models = list(dict.fromkeys(prediction.classifier for prediction in predictions if prediction.is_head))
     by_model = {model: LINE_STYLES[index % len(LINE_STYLES)] for index, model in enumerate(models)}
     styles = {}
-    for verdict in verdicts:
-        model = verdict.classifier if verdict.is_head else verdict.stage.removeprefix("restored by ")
-        styles[verdict.name] = by_model.get(model, "-")
+    for prediction in predictions:
+        model = prediction.classifier if prediction.is_head else prediction.stage.removeprefix("restored by ")
+        styles[prediction.name] = by_model.get(model, "-")
     return styles
 
 
 def save_f1(results, path, title=None):
-    """Draws F1 with its 95% interval, a line a verdict, grouped by classifier; hollow: at the validation threshold.
+    """Draws F1 with its 95% interval, a line a prediction, grouped by classifier; hollow: at the validation threshold.
 
     Args:
         results: list of what `measure` returns.
@@ -416,12 +416,12 @@ def load(classifiers, models, checkpoint="auto"):
     return loaded, restorers, height
 
 
-def write_predictions(verdicts, domain, path):
-    """Writes the probability of COVID-19 by case and verdict."""
+def write_predictions(predictions, domain, path):
+    """Writes the probability of COVID-19 by case and prediction."""
     rows = []
     for index, file in enumerate(domain.files):
         row = {"file": file.relative_to(domain.folder).as_posix(), "label": CLASSES[domain.labels[index]]}
-        rows.append({**row, **{verdict.name: f"{verdict.test[index]:.6f}" for verdict in verdicts}})
+        rows.append({**row, **{prediction.name: f"{prediction.test[index]:.6f}" for prediction in predictions}})
     files.write_csv(path, rows, list(rows[0]))
 
 
@@ -433,18 +433,18 @@ def main():
         raise UserError("--classifiers: name at least one run of experiments.classifiers")
     program.start_tensorflow()
     classifiers, restorers, size = load(FLAGS.classifiers, FLAGS.models, FLAGS.checkpoint)
-    verdicts, test, val = judge(
+    predictions, test, val = judge(
         FLAGS.datasets_dir, classifiers, restorers, size, FLAGS.iterations, FLAGS.batch_size, tqdm
     )
     if len(set(test.labels.tolist())) < len(CLASSES):
         raise UserError(f"{test.folder}: all its images are of one class; there is nothing to tell apart")
     clusters = patients(FLAGS.datasets_dir, test)
     val_labels = None if val is None else val.labels
-    measured = [measure(verdict, test.labels, val_labels, clusters) for verdict in tqdm(verdicts, "intervals")]
-    tested = [compare(*pair, test.labels, clusters) for pair in tqdm(pairs(verdicts), "tests")]
+    measured = [measure(prediction, test.labels, val_labels, clusters) for prediction in tqdm(predictions, "intervals")]
+    tested = [compare(*pair, test.labels, clusters) for pair in tqdm(pairs(predictions), "tests")]
     output = Path(FLAGS.output_dir)
-    write_predictions(verdicts, test, output / "predictions.csv")
-    save_roc(verdicts, test.labels, output / "roc.png")
+    write_predictions(predictions, test, output / "predictions.csv")
+    save_roc(predictions, test.labels, output / "roc.png")
     save_f1(measured, output / "f1.png", f"testA, n = {len(test)}")
     program.write_flags(output)
     files.write_json(
@@ -457,7 +457,7 @@ def main():
             "iterations": FLAGS.iterations,
             "classifiers": {name: classifier.result for name, classifier in classifiers.items()},
             "models": {name: restorer.source for name, restorer in restorers.items()},
-            "verdicts": measured,
+            "predictions": measured,
             "comparisons": tested,
         },
     )

@@ -9,7 +9,7 @@ from r2c_gan.evaluation import figures, metrics
 
 
 def confusion_matrix(row):
-    """Of all seeds together: int [2, 2], rows the truth (control, COVID-19), columns the verdict."""
+    """Of all seeds together: int [2, 2], rows the truth (control, COVID-19), columns the prediction."""
     return sum(
         np.array(metrics.classification_metrics(row.labels, seed)["confusion_matrix"]) for seed in row.probabilities
     )

@@ -54,7 +54,7 @@ class Row:
         files: list of N names.
         labels: int [N].
         probabilities: float [seeds, N], of COVID-19.
-        scores: dictionary, "psnr_input" and so on -> float [seeds, N]; empty without clean twins.
+        scores: dictionary, "psnr_input" and so on -> float [seeds, N]; empty without reference images.
         seconds, parameters: training time of the quickest seed, which was disturbed least, and size of one restorer.
     """
 

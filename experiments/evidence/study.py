@@ -140,7 +140,7 @@ def main():
                 continue
             run = train(FLAGS.source, study, row, seed)
             evaluations = {}
-            # Domain A of the data sorted by quality is poor as it is: it has no severity and no clean twins.
+            # Domain A of the data sorted by quality is poor as it is: it has no severity and no reference images.
             for test in ("quality",) if data == "quality" else SEVERITIES:
                 output = run / f"evaluation-{test}"
                 evaluations[test] = output, evaluate(run, prepare(FLAGS.source, study, size, test), output)

@@ -121,7 +121,7 @@ def preservation_table(result):
 def classifiers_table(result):
     """Plain classifiers beside the joint head (`experiments.classifiers.compare`, of one model), in Markdown.
 
-    McNemar's exact test is of the head's verdicts on poor images against those of the row.
+    McNemar's exact test is of the head's predictions on poor images against those of the row.
     """
     tested = {
         pair["second"]: pair["mcnemar"]["p_value"]
@@ -131,12 +131,14 @@ def classifiers_table(result):
     measures = ("f1", "auroc", "sensitivity", "specificity")
     head = [f"n = {result['n']}", "images", "F1", "AUROC", *measures[2:], "McNemar p, against the joint head"]
     lines = []
-    for verdict in result["verdicts"]:
-        cells = ["joint head" if verdict["joint_head"] else _named(verdict["classifier"], result["classifiers"])]
-        cells.append(re.sub(" by .*", "", verdict["images"]))
+    for prediction in result["predictions"]:
+        cells = ["joint head" if prediction["joint_head"] else _named(prediction["classifier"], result["classifiers"])]
+        cells.append(re.sub(" by .*", "", prediction["images"]))
         for measure in measures:
-            cells.append(_interval(verdict["measures"][measure]))
-        p_value = None if verdict["joint_head"] else tested.get(f"{verdict['classifier']} on {verdict['images']}")
+            cells.append(_interval(prediction["measures"][measure]))
+        p_value = (
+            None if prediction["joint_head"] else tested.get(f"{prediction['classifier']} on {prediction['images']}")
+        )
         cells.append("" if p_value is None else f"{p_value:.3f}" if p_value >= 0.001 else "< 0.001")
         lines.append(cells)
     return markdown(head, lines)
@@ -159,7 +161,7 @@ def agreement_table(result):
     if not found:
         return None
     classifier = result["classifier"]
-    title = f"{found['n']} radiographs, verdicts of {_named(classifier['name'], {classifier['name']: classifier})}"
+    title = f"{found['n']} radiographs, predictions of {_named(classifier['name'], {classifier['name']: classifier})}"
     head = [title, "agree with those on clean images", "kappa", "COVID-19 lost", "COVID-19 invented", "F1"]
     lines = []
     for place, (name, measured) in enumerate(found["models"].items()):
@@ -178,7 +180,7 @@ def agreement_table(result):
 
 
 def speed_table(result):
-    """`experiments.benchmarks`'s result: time over the literal reading in float32 and bfloat16, and peak memory."""
+    """`experiments.benchmarks`: time over the naive implementation in float32 and bfloat16, and peak memory."""
     order = list(dict.fromkeys(step["network"] for step in result["steps"]))
     steps = sorted(result["steps"], key=lambda step: (order.index(step["network"]), step["size"], step["batch"]))
     rows = []
@@ -211,7 +213,7 @@ def options_table(result):
 
 
 def worst_table(row, count=8):
-    """The test images that lose most by restoring, and the most confident wrong verdicts, in Markdown."""
+    """The test images that lose most by restoring, and the most confident wrong predictions, in Markdown."""
     poor, restored = row.scores["psnr_input"][0], row.scores["psnr_restored"].mean(axis=0)
     gains = np.where(np.isfinite(poor), restored - poor, np.inf)
     probabilities = row.probabilities.mean(axis=0)

@@ -1,4 +1,4 @@
-"""How the verdicts of one classifier on two versions of the same images agree, and which of them turn."""
+"""How the predictions of one classifier on two versions of the same images agree, and which of them turn."""
 
 import numpy as np
 from sklearn.metrics import cohen_kappa_score
@@ -15,7 +15,7 @@ def kappa(first, second):
 
 
 def agreement(first, second, clusters=None):
-    """How often two verdicts agree.
+    """How often two predictions agree.
 
     Args:
         first, second: booleans [N], whether COVID-19 is called.
@@ -42,8 +42,8 @@ def proportion(hits):
     return {"count": count, "n": n, "share": count / n if n else None, "low": low, "high": high}
 
 
-def verdict_changes(labels, poor, restored, clean=None, clusters=None):
-    """What restoring does to the verdicts of a classifier.
+def prediction_changes(labels, poor, restored, clean=None, clusters=None):
+    """What restoring does to the predictions of a classifier.
 
     Args:
         labels: integers [N], the truth.
@@ -53,8 +53,8 @@ def verdict_changes(labels, poor, restored, clean=None, clusters=None):
     Returns:
         A dictionary:
         `agreement`: by pair of images, of `agreement`;
-        `towards_clean`: McNemar's test of "agrees with the verdict on the clean image", restored (b) against poor (c);
-        `changes`: by true class, the share of verdicts on poor images that restoring turns, either way;
+        `towards_clean`: McNemar's test of "as on the clean image", restored (b) against poor (c);
+        `changes`: by true class, the share of predictions on poor images that restoring turns, either way;
         `against_clean`: by image, the share of COVID-19 cases found on the clean image that are `lost`, and of controls
         called so on the clean image that are `invented`;
         `probability_change`: by true class, mean change of the probability of COVID-19 with 95% interval.

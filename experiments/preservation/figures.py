@@ -1,4 +1,4 @@
-"""Figures of what restoring does to verdicts and opacities."""
+"""Figures of what restoring does to predictions and opacities."""
 
 import numpy as np
 
@@ -10,8 +10,8 @@ CLASS_TITLES = ("control", "COVID-19")
 PANEL_CASES = 6
 
 
-def save_verdicts(labels, called, path, title):
-    """Draws counts of verdicts by pairs of images, a row of matrices for each true class.
+def save_predictions(labels, called, path, title):
+    """Draws counts of predictions by pairs of images, a row of matrices for each true class.
 
     Args:
         labels: integers [N], the truth.
@@ -31,7 +31,7 @@ def save_verdicts(labels, called, path, title):
         for axes, (one, other) in zip(row, columns, strict=True):
             table = np.bincount(2 * called[one][members] + called[other][members], minlength=4).reshape(2, 2)
             shares = table / max(members.sum(), 1)
-            # Blue where the two agree, orange where the verdict turns.
+            # Blue where the two agree, orange where the prediction turns.
             for (i, j), count in np.ndenumerate(table):
                 color, share = ("#0072B2" if i == j else "#D55E00"), shares[i, j]
                 axes.add_patch(_square(j, i, color, share))
@@ -43,10 +43,10 @@ def save_verdicts(labels, called, path, title):
             axes.set_yticks((0, 1), CLASS_TITLES, fontsize=8, rotation=90, va="center")
             axes.tick_params(length=0)
             axes.spines[:].set_color("0.7")
-            axes.set_xlabel(f"verdict on {other}", fontsize=9)
-            axes.set_ylabel(f"verdict on {one}", fontsize=9)
+            axes.set_xlabel(f"prediction on {other}", fontsize=9)
+            axes.set_ylabel(f"prediction on {one}", fontsize=9)
             axes.set_title(f"true {CLASS_TITLES[label]}, n = {members.sum()}", fontsize=9, loc="left")
-    figure.suptitle(f"{title}: verdicts that agree (blue) and that turn (orange)", fontsize=10)
+    figure.suptitle(f"{title}: predictions that agree (blue) and that turn (orange)", fontsize=10)
     figures.save(figure, path)
 
 
@@ -91,7 +91,7 @@ def save_contrast(scores, labels, path):
                     edgecolor=color,
                     alpha=0.75,
                     linewidth=0.8,
-                    label=f"{kind}, {CLASS_TITLES[label]}" + ("" if label else " (where its twin is opaque)"),
+                    label=f"{kind}, {CLASS_TITLES[label]}" + ("" if label else " (where its counterpart is opaque)"),
                 )
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
         axes.set_title(name, fontsize=10, loc="left")
@@ -105,11 +105,11 @@ def save_contrast(scores, labels, path):
 
 
 def turned_cases(probabilities, target, count=PANEL_CASES):
-    """Cases whose verdict restoring turns: half of them away from where it ought to be, if there are so many.
+    """Cases whose prediction restoring turns: half of them away from where it ought to be, if there are so many.
 
     Args:
         probabilities: dictionary with the probabilities of COVID-19 on "poor" and "restored", floats [N].
-        target: booleans [N], the verdict that ought to be reached.
+        target: booleans [N], the prediction that ought to be reached.
         count: at most so many.
 
     Returns:
@@ -126,18 +126,18 @@ def turned_cases(probabilities, target, count=PANEL_CASES):
 
 
 def save_turned(domain, reference, restorer, iterations, probabilities, path):
-    """Draws cases whose verdict was turned: poor, restored and clean, with p(COVID-19) of the outside classifier.
+    """Draws cases whose prediction was turned: poor, restored and clean, with p(COVID-19) of the outside classifier.
 
-    At their side: the true class, and whether the verdict was turned to that on the clean image or away from it (from
-    the truth, where there is no clean image).
+    At their side: the true class, and whether the prediction was turned to that on the clean image or away from it
+    (from the truth, where there is no clean image).
 
     Args:
         domain: `Domain` of the poor images.
-        reference: `Domain` of their clean twins, or None.
+        reference: `Domain` of their reference images, or None.
         restorer: the `Restorer`.
         iterations: passes of restoring.
         probabilities: dictionary, "poor", "restored" and perhaps "clean" -> floats [N].
-        path: the PNG to write; not written where no verdict was turned.
+        path: the PNG to write; not written where no prediction was turned.
 
     Returns:
         The number of cases drawn.

@@ -28,7 +28,7 @@ class Anatomy:
 
     Attributes:
         lungs: bool [H, W].
-        opacities: bool [H, W]; of a control, where the opacities of its diseased twin are.
+        opacities: bool [H, W]; of a control, where the opacities of its diseased counterpart are.
         ring: bool [H, W]: lung around the opacities.
         opacity: float32 [H, W], what the opacities add to the gray value, in shares of the gray range.
     """
@@ -69,10 +69,10 @@ def anatomies(phantoms_dir, domain, size, progress=lambda cases: cases):
                 f"{file}: no phantom by the manifest of {phantoms_dir}; give a folder of data_prep.phantoms"
             )
         image = images.read_image(file, 1)
-        twins = {name: _phantom(int(seed), int(number), image.shape[0], name) for name in ("control", "covid")}
-        if np.abs(2 * twins[CLASSES[label]].image - 1 - image[..., 0]).max() > 0.02:
+        pair = {name: _phantom(int(seed), int(number), image.shape[0], name) for name in ("control", "covid")}
+        if np.abs(2 * pair[CLASSES[label]].image - 1 - image[..., 0]).max() > 0.02:
             raise UserError(f"{file}: another version made this phantom; make the folder again with data_prep.phantoms")
-        found.append(_anatomy(twins, size))
+        found.append(_anatomy(pair, size))
     return found
 
 
@@ -81,13 +81,13 @@ def _phantom(seed, number, size, label):
     return make_phantom(np.random.default_rng(sequence), size, label)
 
 
-def _anatomy(twins, size):
-    covid = twins["covid"]
+def _anatomy(pair, size):
+    covid = pair["covid"]
     lungs, opacities = (_resized(mask, size) > 0.5 for mask in (covid.lung_mask, covid.opacity_mask))
     radius = max(2, round(RING * size))
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
     near = cv2.dilate(opacities.astype(np.uint8), disk) > 0
-    return Anatomy(lungs, opacities, near & lungs & ~opacities, _resized(covid.image - twins["control"].image, size))
+    return Anatomy(lungs, opacities, near & lungs & ~opacities, _resized(covid.image - pair["control"].image, size))
 
 
 def _resized(image, size):
@@ -168,9 +168,9 @@ def summarise_phantoms(scores, labels, found):
         `opacities`, of COVID-19 phantoms: contrast, contrast to noise, the share of the clean image's mean contrast
         that is `kept`, and `kept_beyond_anatomy`: the same after the mean contrast of the controls is taken off, which
         the anatomy has at these places without any opacity;
-        `controls`: the contrast where the diseased twin has its opacities, its change against the clean image, and the
-        shares with a false opacity: the contrast there grown, or a patch anywhere in the lungs brightened, by more than
-        half an opacity;
+        `controls`: the contrast where the diseased counterpart has its opacities, its change against the clean image,
+        and the shares with a false opacity: the contrast there grown, or a patch anywhere in the lungs brightened, by
+        more than half an opacity;
         `change`: mean absolute difference to the poor and to the clean image, inside and outside the lungs, and inside
         minus outside.
     """
@@ -178,7 +178,7 @@ def summarise_phantoms(scores, labels, found):
     measurable = np.array([anatomy.measurable for anatomy in found])
     covid, control = (labels == 1) & measurable, (labels == 0) & measurable
     clean = scores["clean"]["contrast"]
-    strength = {  # of a real opacity, against the healthy twin
+    strength = {  # of a real opacity, against the healthy counterpart
         "contrast": float(np.mean([contrast(anatomy.opacity, anatomy)[0] for anatomy in found if anatomy.measurable])),
         "patch": float(np.mean([brightest_patch(anatomy.opacity, anatomy.lungs) for anatomy in found])),
     }

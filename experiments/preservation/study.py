@@ -4,15 +4,15 @@ r"""Does restoring keep the disease? Three tests that ask neither R2C-GAN's own 
       --output_dir results/preservation
   python -m experiments.preservation --phantoms_dir phantoms --models runs/paper --output_dir results/phantoms
 
---datasets_dir: the verdict of a frozen outside classifier, trained on clean images (`experiments.classifiers
---train_on trainB`), on the poor image, on the restored one and on the clean twin. Restoring ought to move the verdict
-towards that on the clean twin; a verdict lost or invented is what Cohen et al. 2018 warn of.
+--datasets_dir: the prediction of a frozen outside classifier, trained on clean images (`experiments.classifiers
+--train_on trainB`), on the poor image, on the restored one and on the reference image. Restoring ought to move the
+prediction towards that on the reference image; a finding lost or invented is what Cohen et al. 2018 warn of.
 
 --phantoms_dir (made by `data_prep.phantoms`): phantoms have known lungs and opacities. How much of the opacities'
 contrast is kept; whether opacities appear in controls; how much is changed inside and outside the lungs.
 
-Writes result.json, predictions.csv, verdicts-MODEL.png, changed-MODEL.png, contrast.png and flags.txt. Research only,
-not for diagnosis.
+Writes result.json, predictions.csv, predictions-MODEL.png, changed-MODEL.png, contrast.png and flags.txt. Research
+only, not for diagnosis.
 """
 
 from pathlib import Path
@@ -21,8 +21,8 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments.classifiers.compare import load, patients, predict, restored_stage, stages
-from experiments.preservation.agreement import verdict_changes
-from experiments.preservation.figures import save_contrast, save_turned, save_verdicts
+from experiments.preservation.agreement import prediction_changes
+from experiments.preservation.figures import save_contrast, save_predictions, save_turned
 from experiments.preservation.opacity_contrast import anatomies, phantom_scores, summarise_phantoms
 from r2c_gan import files
 from r2c_gan.cli import program
@@ -33,7 +33,7 @@ FLAGS = flags.FLAGS
 
 
 def radiographs(datasets_dir, classifier, restorers, size, output, iterations=1, batch_size=16):
-    """The verdicts of a classifier on `testA/`; writes its figures and returns its part of result.json."""
+    """The predictions of a classifier on `testA/`; writes its figures and returns its part of result.json."""
     domain = read_domain(Path(datasets_dir) / "testA")
     folder = Path(datasets_dir) / "testA_reference"
     reference = clean_twins(domain, folder) if folder.is_dir() else None
@@ -53,9 +53,9 @@ def radiographs(datasets_dir, classifier, restorers, size, output, iterations=1,
         shown = {"poor": predicted["poor"], "restored": predicted[restored_stage(name)]}
         if reference is not None:
             shown["clean"] = predicted["clean"]
-        result["models"][name] = verdict_changes(domain.labels, *shown.values(), clusters=clusters)
+        result["models"][name] = prediction_changes(domain.labels, *shown.values(), clusters=clusters)
         called = {image: values > 0.5 for image, values in shown.items()}
-        save_verdicts(domain.labels, called, output / f"verdicts-{name}.png", name)
+        save_predictions(domain.labels, called, output / f"predictions-{name}.png", name)
         save_turned(domain, reference, restorer, iterations, shown, output / f"changed-{name}.png")
     rows = [
         {
@@ -132,7 +132,7 @@ def report(result):
     lines = []
     if result["radiographs"]:
         for name, measured in result["radiographs"]["models"].items():
-            lines.append(f"{name}: verdicts of {result['classifier']['name']}, n = {measured['n']}")
+            lines.append(f"{name}: predictions of {result['classifier']['name']}, n = {measured['n']}")
             for pair, values in measured["agreement"].items():
                 lines.append(
                     f"  agreement {pair.replace('_', ' and '):20s} {_cell(values['agreeing'], 'share')}, kappa "

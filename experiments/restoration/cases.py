@@ -1,4 +1,4 @@
-"""The poor images that restoring is measured on: their clean twins, what degraded them, and their groups."""
+"""The poor images that restoring is measured on: their reference images, what degraded them, and their groups."""
 
 import dataclasses
 import hashlib
@@ -35,7 +35,7 @@ _DRAWS = 8
 
 @dataclasses.dataclass(frozen=True)
 class Cases:
-    """Poor images with their clean twins.
+    """Poor images with their reference images.
 
     Attributes:
         names: relative names of the poor images.
@@ -66,26 +66,26 @@ class Cases:
 
 
 def read_cases(datasets_dir, domain, limit=None, size=0):
-    """Finds the poor images of a domain, their clean twins, and what the manifest knows of them.
+    """Finds the poor images of a domain, their reference images, and what the manifest knows of them.
 
     Args:
         datasets_dir: the datasets folder.
-        domain: such as "testA"; the twins are in "testA_reference".
+        domain: such as "testA"; the references are in "testA_reference".
         limit: at most so many images, spread evenly over the sorted list.
         size: side that images are resized to; 0: not at all.
 
     Raises:
-        UserError: if a folder or a twin is missing, or the manifest cannot be read.
+        UserError: if a folder or a reference is missing, or the manifest cannot be read.
     """
     folder = Path(datasets_dir) / domain
     reference = folder.with_name(f"{domain}_reference")
     for path in (folder, reference):
         if not path.is_dir():
             raise UserError(
-                f"--datasets_dir={datasets_dir}: has no {path.name}; poor images with clean twins are needed, for the "
+                f"--datasets_dir={datasets_dir}: has no {path.name}; images with reference images are needed, for the "
                 f"test and ({TUNING}) to tune classical methods; data_prep.prepare --domains=by_degradation makes them"
             )
-    twins = {path.relative_to(reference).with_suffix(""): path for path in images.list_images(reference, True)}
+    references = {path.relative_to(reference).with_suffix(""): path for path in images.list_images(reference, True)}
     found = images.list_images(folder, recursive=True)
     if not found:
         raise UserError(f"{folder}: holds no image")
@@ -95,12 +95,12 @@ def read_cases(datasets_dir, domain, limit=None, size=0):
     cases = Cases([], [], [], [], size)
     for path in found:
         name = path.relative_to(folder)
-        if name.with_suffix("") not in twins:
-            raise UserError(f"{path}: has no clean twin of the same name in {reference}")
+        if name.with_suffix("") not in references:
+            raise UserError(f"{path}: has no reference image of the same name in {reference}")
         row = manifest.get(f"{domain}/{name.as_posix()}", {})
         patient = row.get("patient") or UNKNOWN
         cases.names.append(name.as_posix())
-        cases.pairs.append((path, twins[name.with_suffix("")]))
+        cases.pairs.append((path, references[name.with_suffix("")]))
         cases.degradations.append(_degradations(row.get("parameters"), name, datasets_dir))
         cases.patients.append(f"file {name}" if patient == UNKNOWN else f"patient {patient}")
     return cases
@@ -124,7 +124,7 @@ def read_pair(pair, size=0):
     """
     poor, clean = (images.read_image(path, channels=1) for path in pair)
     if poor.shape != clean.shape:
-        raise UserError(f"{pair[0]}: its clean twin has another size ({_size(clean)}, not {_size(poor)})")
+        raise UserError(f"{pair[0]}: its reference image has another size ({_size(clean)}, not {_size(poor)})")
     if min(poor.shape[:2]) < SMALLEST:
         raise UserError(f"{pair[0]}: {_size(poor)} pixels; at least {SMALLEST} a side are needed")
     if size:

@@ -4,8 +4,8 @@
         --models=runs/operational-0,runs/light-0
 
 The datasets folder is one that `data_prep.prepare` has made with `--domains=by_degradation`: test images with their
-clean twins, validation images with theirs, and the manifest that says what degraded each. PSNR, SSIM and HaarPSI are
-measured at the size of the images, or at --size, for
+reference images, validation images with theirs, and the manifest that says what degraded each. PSNR, SSIM and HaarPSI
+are measured at the size of the images, or at --size, for
 
 - the poor image;
 - each classical method, with the one choice of parameters that is best on the validation images;
@@ -98,7 +98,7 @@ class Parts:
 
 
 def tune(cases, criterion, workers):
-    """The best parameters of each classical method, and of their combination, over images with clean twins.
+    """The best parameters of each classical method, and of their combination, over images with reference images.
 
     Returns:
         A dictionary: name -> {"steps": list of [name, parameters], "score": mean of the criterion on those images}.
@@ -234,7 +234,7 @@ def compare(
         What `result.json` holds.
 
     Raises:
-        UserError: if images, twins or models are missing, or the folder holds results of something else.
+        UserError: if images, references or models are missing, or the folder holds results of something else.
     """
     if split == TUNING:
         raise UserError(f"--split={TUNING}: classical methods are tuned on it; give another, such as testA")
@@ -252,7 +252,7 @@ def compare(
     scores, dominants = dict(measured["scores"]), measured["dominant"]
     unaltered = scores[INPUT]["psnr"].count(None)
     if unaltered == len(test):
-        raise UserError(f"{Path(datasets_dir) / split}: every image equals its clean twin; there is nothing to restore")
+        raise UserError(f"{Path(datasets_dir) / split}: every image equals its reference; there is nothing to restore")
     methods = {INPUT: {"kind": INPUT, "parameters": {}}}
     for name, found in tuned.items():
         steps = dict(found["steps"])
@@ -394,7 +394,7 @@ def main():
 
 def console():
     # Here and not above, so that importing this module defines no flags.
-    flags.DEFINE_string("datasets_dir", None, "A folder with testA, valA and their clean twins.", required=True)
+    flags.DEFINE_string("datasets_dir", None, "A folder with testA, valA and their reference images.", required=True)
     flags.DEFINE_string("output_dir", None, "Folder for results and figures.", required=True)
     flags.DEFINE_list("models", [], "Run folders or exported models, PATH or NAME=PATH; a name is the folder's.")
     flags.DEFINE_string(
@@ -402,7 +402,7 @@ def console():
     )
     flags.DEFINE_string("checkpoint", "auto", "Of the models' runs: latest, best, an epoch, or auto.")
     flags.DEFINE_integer("passes", 3, "How often a model is applied; measured after each.", lower_bound=1)
-    flags.DEFINE_string("split", "testA", "Domain of poor images to measure on; its twins are in SPLIT_reference.")
+    flags.DEFINE_string("split", "testA", "Domain of poor images to measure on; its references are in SPLIT_reference.")
     flags.DEFINE_enum("criterion", "psnr", ("psnr", "ssim"), "What classical methods are tuned for, on valA.")
     flags.DEFINE_integer("tuning_images", 100, "At most so many images of valA are used for it.", lower_bound=1)
     flags.DEFINE_integer("size", 0, "Side that images are resized to first; 0 measures them as they are.",

@@ -1,6 +1,6 @@
 """Analyses the answers to a reader study.
 
-  python -m experiments.reader_study.analyse_study --key study/key.json --answers answers --output_dir results/readers
+  python -m experiments.reader_study.analyse --key study/key.json --answers answers --output_dir results/readers
 
 --answers are the files that readers saved, or folders of them, with commas between. Writes result.json, report.md with
 its figures (preference.png, ratings.png, diagnosis.png) and answers.csv, every answer unblinded. A file that is
@@ -56,7 +56,7 @@ def summary(result):
 
 def console():
     # Here and not above, so that importing this module defines no flags.
-    flags.DEFINE_string("key", None, "The key.json that make_study wrote.", required=True)
+    flags.DEFINE_string("key", None, "The key.json of the study.", required=True)
     flags.DEFINE_list("answers", None, "Files that readers saved, or folders of them.", required=True)
     flags.DEFINE_string("output_dir", None, "Folder for the results.", required=True)
     flags.DEFINE_integer("bootstrap", 2000, "Bootstrap samples.", lower_bound=100)

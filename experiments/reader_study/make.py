@@ -1,9 +1,9 @@
 """Makes a reader study: a page on which readers compare original and restored radiographs, blinded.
 
-  python -m experiments.reader_study.make_study --original dataset/testA --restored restored --output_dir study
+  python -m experiments.reader_study.make --original dataset/testA --restored restored --output_dir study
 
 OUTPUT_DIR/for_readers/ is what readers get: index.html opens in a browser, without a server or a network. Which image
-is the restored one says OUTPUT_DIR/key.json, which readers do not get; analyse_study needs it. Order, sides and the
+is the restored one says OUTPUT_DIR/key.json, which readers do not get; the analysis needs it. Order, sides and the
 image that is diagnosed on its own are drawn from --seed. Research only, not for diagnosis.
 """
 
