@@ -354,7 +354,7 @@ def without(optimisation, batch):
         class Apart:
             restorer = apart(self.restorer)
             discriminator_a, discriminator_b = self.discriminator_a, self.discriminator_b
-            config, loss_weights = self.config, self.loss_weights
+            options, loss_weights = self.options, self.loss_weights
 
             def degrade(images, noise, training):
                 return degrader(images, training=training)
