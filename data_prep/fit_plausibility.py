@@ -2,7 +2,7 @@
 
   python -m data_prep.fit_plausibility --datasets_dir dataset --output runs/older/plausibility.npz
 
-For a run of an older version, or weights from elsewhere. See r2c_gan/data/plausibility.py.
+For a run of an older version, or weights from elsewhere. See r2c_gan/plausibility.py.
 """
 
 from pathlib import Path
@@ -10,11 +10,17 @@ from pathlib import Path
 from absl import flags
 from tqdm import tqdm
 
+from r2c_gan import images, plausibility
 from r2c_gan.cli import program
-from r2c_gan.data import images, plausibility
 from r2c_gan.errors import UserError
 
 FLAGS = flags.FLAGS
+
+flags.DEFINE_string("datasets_dir", None, "The datasets folder of the training; trainA/ and trainB/ are read.")
+flags.DEFINE_string("output", None, "plausibility.npz in the run folder.")
+flags.DEFINE_string("window", "auto", "Which stored values become black and white, as in r2c-gan-train.")
+flags.DEFINE_integer("readers", 2, "Threads that read files.")
+flags.mark_flags_as_required(["datasets_dir", "output"])
 
 
 def main():
@@ -37,12 +43,6 @@ def main():
 
 
 def console():
-    # Here and not above, so that importing this module defines no flags.
-    flags.DEFINE_string("datasets_dir", None, "The datasets folder of the training; trainA/ and trainB/ are read.")
-    flags.DEFINE_string("output", None, "plausibility.npz in the run folder.")
-    flags.DEFINE_string("window", "auto", "Which stored values become black and white, as in r2c-gan-train.")
-    flags.DEFINE_integer("readers", 2, "Threads that read files.")
-    flags.mark_flags_as_required(["datasets_dir", "output"])
     program.run(main, __doc__)
 
 

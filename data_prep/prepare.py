@@ -3,7 +3,8 @@
     python -m data_prep.prepare --source=xray/list.csv --output_dir=datasets/xray --domains=by_degradation --size=128
 
 `--domains=by_degradation` divides the clean images into two disjoint halves and degrades one, domain A; the other is
-domain B. `valA_reference/` and `testA_reference/` hold the clean twins. `--domains=by_quality` puts images that are
+domain B. `valA_reference/` and `testA_reference/` hold the clean twins, `trainA_reference/` those of domain A for
+training on pairs, if `--train_reference` asks for them. `--domains=by_quality` puts images that are
 poor as they are into A, good ones into B. The images of a patient and near-duplicates stay in one split, and every
 split has the same shares of each label and source. `manifest.csv` says where every file came from, `counts.csv` how
 many there are of each source and label.
@@ -59,6 +60,7 @@ class Preparation:
     val_fraction: float = 0.1
     test_fraction: float = 0.1
     test_poor: float = 0.5
+    train_reference: bool = False
     keep_split: bool = False
     on_error: str = "fail"
     seed: int = 0
@@ -72,6 +74,8 @@ class Preparation:
                 raise UserError(f"--{name}={getattr(self, name)}: must be from 0 up to 1")
         if self.val_fraction + self.test_fraction >= 1:
             raise UserError("--val_fraction and --test_fraction: leave nothing to train on; their sum must be below 1")
+        if self.train_reference and self.domains != "by_degradation":
+            raise UserError("--train_reference: needs --domains=by_degradation; real poor films have no clean ones")
         if not 0 < self.test_poor <= 1:
             raise UserError(f"--test_poor={self.test_poor}: must be above 0 and at most 1")
         if (self.poor_below is None) != (self.good_above is None):
@@ -344,7 +348,7 @@ def _write(job):
         key = int.from_bytes(hashlib.sha256(record.name.encode()).digest()[:8])
         rng = np.random.default_rng([preparation.seed, key])
         outputs = [("A", *degrade(image, rng, severity=preparation.severity))]
-        if split != "train":
+        if split != "train" or preparation.train_reference:
             outputs.append(("A_reference", image, None))
     rows = []
     for kind, pixels, parameters in outputs:
@@ -415,6 +419,10 @@ def define_flags():
         default.test_poor,
         "by_degradation: share of the validation and test images that go to domain A; 1 measures on all of them.",
     )
+    flags.DEFINE_boolean(
+        "train_reference", default.train_reference,
+        "by_degradation: write the clean images of trainA too, into trainA_reference/, for paired training.",
+    )  # fmt: skip
     flags.DEFINE_boolean(
         "keep_split", default.keep_split,
         "What a source calls test stays test, with its near-duplicates and patients; the rest becomes train and val.",

@@ -7,7 +7,8 @@ from tensorflow.python.framework import ops  # the registry of statistics has no
 
 from experiments.benchmarks.flops import forward_flops, step_flops
 from r2c_gan.layers import operational as layers
-from r2c_gan.models.networks import METHODS, build_discriminator, build_generator
+from r2c_gan.models.networks import build_discriminator, build_generator
+from r2c_gan.options.network import PAPER_METHODS
 
 
 def profiled(network, size):
@@ -21,7 +22,7 @@ def profiled(network, size):
     return sum(ops.get_stats_for_node_def(graph, node, "flops").value for node in nodes)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PAPER_METHODS)
 @pytest.mark.parametrize("build", [build_generator, build_discriminator])
 def test_forward_is_what_tensorflow_counts(method, build):
     network = build(method, q=3, filters=4)

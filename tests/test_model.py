@@ -14,9 +14,9 @@ from keras import ops
 
 from r2c_gan.models.losses import LossWeights
 from r2c_gan.models.model import DISCRIMINATOR_TERMS, GENERATOR_TERMS, METRICS, R2CGAN
-from r2c_gan.models.networks import METHODS
 from r2c_gan.models.optimizers import Adam
 from r2c_gan.models.schedules import LinearDecay
+from r2c_gan.options.network import PAPER_METHODS
 
 SIZE = 16
 
@@ -132,7 +132,7 @@ def descend(networks, gradients, rate):
         variable.assign_sub(rate * biases.get(variable.path, 1) * gradient)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PAPER_METHODS)
 def test_a_step_is_the_authors_step(method):
     weights = LossWeights(cycle=3.0, identity=2.0, classification=0.7)
     rates = 0.05, 0.02
@@ -233,7 +233,7 @@ def test_evaluation_changes_nothing_and_agrees_with_training():
         assert trained[name] == pytest.approx(result[name], rel=1e-5)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PAPER_METHODS)
 def test_training_lowers_the_cycle_loss(method):
     model = tiny(method, filters=4)
     model.compile(Adam(2e-3), Adam(2e-3))

@@ -6,7 +6,8 @@ import oracles
 import pytest
 
 from r2c_gan.layers.operational import OperationalConv2D, OperationalConv2DTranspose
-from r2c_gan.models.networks import GENERATOR_STRIDE, METHODS, build_discriminator, build_generator
+from r2c_gan.models.networks import build_discriminator, build_generator
+from r2c_gan.options.network import GENERATOR_STRIDE, METHODS, PAPER_METHODS
 
 # Parameters of the authors' networks (method, q): (generator, discriminator).
 AUTHORS_COUNTS = {
@@ -136,7 +137,7 @@ def test_samples_of_a_batch_do_not_mix(method):
             np.testing.assert_allclose(together[1:2], alone, atol=1e-4)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PAPER_METHODS)
 def test_filters_scale_the_width(method):
     def widths(network):
         return [layer.filters for layer in network.layers if hasattr(layer, "filters")]
@@ -155,7 +156,7 @@ def test_number_of_classes():
     np.testing.assert_allclose(np.sum(probabilities, axis=-1), 1, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PAPER_METHODS)
 def test_mixed_bfloat16_is_near_float32(method):
     x = random(2, 16, 16, 3)
     for build in (build_generator, build_discriminator):

@@ -95,6 +95,15 @@ def test_all_validation_and_test_images_can_be_poor(pile, tmp_path):
         run(pile, tmp_path / "none", test_poor=0)
 
 
+def test_references_of_trainA_are_written_on_demand(pile, tmp_path):
+    rows = run(pile, tmp_path / "set", size=32, train_reference=True)
+    poor = {row["file"].removeprefix("trainA/") for row in kept(rows) if row["file"].startswith("trainA/")}
+    assert poor == {row["file"].removeprefix("trainA_reference/") for row in kept(rows)
+                    if row["file"].startswith("trainA_reference/")}  # fmt: skip
+    with pytest.raises(UserError, match="--train_reference: needs --domains=by_degradation"):
+        run(pile, tmp_path / "none", train_reference=True, domains="by_quality")
+
+
 def test_every_original_is_used_once_and_the_halves_are_disjoint(made, pile):
     used = collections.Counter(row["original"] for row in kept(made[1]) if row["domain"] != "A_reference")
     assert set(used.values()) == {1}

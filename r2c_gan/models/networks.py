@@ -4,6 +4,9 @@
 `convolutional-light`   the same depth with ordinary convolutions
 `convolutional`         the generator of CycleGAN: two down-samplings, nine residual blocks, two up-samplings
 
+Beside the paper stand `operational-context` and `convolutional-context`, generators that see the whole film
+(`context_network`); their discriminators are those of the light methods.
+
 Every generator carries a classifier head, a global max-pool and a softmax, on its residual features: after the single
 block, or after the fifth of nine. Quirks that belong to the method are kept: the operational residual block feeds
 tanh(x) to its first layer but adds x itself and closes with a tanh; only the operational discriminator ends in a
@@ -26,7 +29,8 @@ from r2c_gan.layers.operational import (
 )
 from r2c_gan.layers.tone_curve import WINDOW, ToneCurve
 from r2c_gan.layers.upsampling import BilinearUpsampling2D
-from r2c_gan.options.network import GENERATOR_STRIDE, METHODS, NetworkOptions
+from r2c_gan.models.context_network import context_generator
+from r2c_gan.options.network import CONTEXT_METHODS, GENERATOR_STRIDE, METHODS, NetworkOptions
 
 __all__ = ["GENERATOR_STRIDE", "METHODS", "build_discriminator", "build_generator"]
 
@@ -65,6 +69,10 @@ def build_generator(*options, num_classes=2, name=None, dtype=None, **changes):
         last = {"kernel_initializer": "glorot_uniform" if options.skip == "none" else "zeros"}
         noise = [keras.Input((None, None, options.noise_channels), name="noise")] if options.noise_channels else []
         given = layers.Concatenate()([inputs, *noise]) if noise else inputs
+        if options.method in CONTEXT_METHODS:
+            image, probabilities = context_generator(inputs, given, options, num_classes)
+            image = layers.Activation(_cut_off, dtype="float32", name="restored")(image)
+            return keras.Model([inputs, *noise] if noise else inputs, (image, probabilities), name=name or "generator")
         image, features = build(given, kind, options.channels, options.filters, upsample, last)
         if options.skip == "none":
             image = layers.Activation("tanh", dtype="float32", name="restored")(image)
@@ -107,14 +115,15 @@ def build_discriminator(*options, name=None, dtype=None, **changes):
             x = kind.conv(filters * 2, 4, strides=4, padding="same", use_bias=False)(x)
             x = leaky_relu(instance_normalization()(x))
             x = kind.conv(1, 4, padding="same")(x)
-            if method == "operational":
+            if isinstance(kind, _Operational):
                 x = leaky_relu(x)
         logits = layers.Activation("linear", dtype="float32", name="logits")(x)
         return keras.Model(inputs, logits, name=name or "discriminator")
 
 
 def _kind(options):
-    return _Operational(options.q, options.power_init) if options.method == "operational" else _Convolutional
+    operational = options.method in ("operational", "operational-context")
+    return _Operational(options.q, options.power_init) if operational else _Convolutional
 
 
 class _Convolutional:

@@ -5,12 +5,14 @@ import dataclasses
 from r2c_gan import options
 from r2c_gan.options import option
 
-METHODS = ("operational", "convolutional", "convolutional-light")
+PAPER_METHODS = ("operational", "convolutional", "convolutional-light")
+CONTEXT_METHODS = ("operational-context", "convolutional-context")  # beside the paper: they see the whole film
+METHODS = (*PAPER_METHODS, *CONTEXT_METHODS)
 UPSAMPLINGS = ("transposed", "resize")
 SKIPS = ("none", "tone_curve")
 POWER_INITS = ("equal", "maclaurin")
 # Height and width of a generator's input must be multiples of this.
-GENERATOR_STRIDE = {"operational": 2, "convolutional": 4, "convolutional-light": 2}
+GENERATOR_STRIDE = {"operational": 2, "convolutional": 4, "convolutional-light": 2, **dict.fromkeys(CONTEXT_METHODS, 4)}
 # What `skip` was called in runs of format 1; the curve of "global_tone_curve" does not see the darkest and brightest
 # place. Such networks still load; new ones are not made.
 RENAMED_SKIPS = {"tone_curve": "global_tone_curve", "ranged_tone_curve": "tone_curve"}
@@ -75,6 +77,8 @@ class NetworkOptions:
             raise ValueError(f"{name} {wrong}, got {value!r}")
         if changed.drawn_tone and (changed.skip == "none" or not changed.noise_channels):
             raise ValueError("drawn_tone needs a skip with a tone curve, and noise_channels to draw it from")
+        if changed.drawn_tone and changed.method in CONTEXT_METHODS:
+            raise ValueError(f"drawn_tone: method {changed.method!r} has a tone curve of its own")
         return changed
 
     def without_noise(self):
