@@ -36,13 +36,13 @@ NURSERY = """
     from conftest import tiny_config
     from r2c_gan.training import callbacks, trainer as training
 
-    watch = callbacks.StopOnNaN.on_train_batch_end
+    watch = callbacks.TerminateOnNaN.on_train_batch_end
 
     def told(self, batch, logs=None):
         watch(self, batch, logs)
         print("stepped", flush=True)
 
-    callbacks.StopOnNaN.on_train_batch_end = told
+    callbacks.TerminateOnNaN.on_train_batch_end = told
 
     for line in sys.stdin:
         child = os.fork()

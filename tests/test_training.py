@@ -182,14 +182,14 @@ KILLED_AT_STEP_8 = """
     from conftest import tiny_config
     from r2c_gan.training import callbacks, trainer as training
 
-    watch = callbacks.StopOnNaN.on_train_batch_end
+    watch = callbacks.TerminateOnNaN.on_train_batch_end
 
     def killed(self, batch, logs=None):
         watch(self, batch, logs)
         if int(self.model.generator_optimizer.iterations) == 8:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    callbacks.StopOnNaN.on_train_batch_end = killed
+    callbacks.TerminateOnNaN.on_train_batch_end = killed
     training.train(tiny_config(sys.argv[1], sys.argv[2]))
 """
 
@@ -424,14 +424,14 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, datasets_dir):
 
 @pytest.mark.parametrize("deleted", [False, True])
 def test_a_run_folder_that_goes_away_is_not_made_again(tmp_path, datasets_dir, monkeypatch, deleted):
-    run, watch = tmp_path / "run", callbacks.StopOnNaN.on_train_batch_end
+    run, watch = tmp_path / "run", callbacks.TerminateOnNaN.on_train_batch_end
 
     def watched(self, batch, logs=None):
         watch(self, batch, logs)
         if self.model.steps_trained == 2:
             shutil.rmtree(run) if deleted else run.rename(tmp_path / "elsewhere")
 
-    monkeypatch.setattr(callbacks.StopOnNaN, "on_train_batch_end", watched)
+    monkeypatch.setattr(callbacks.TerminateOnNaN, "on_train_batch_end", watched)
     with pytest.raises(UserError, match="run: was moved or deleted during the training") as raised:
         train(tiny_config(datasets_dir, run, method="convolutional-light", q=1, filters=2, sample_interval=2))
     assert "\n" not in str(raised.value)

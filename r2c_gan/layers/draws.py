@@ -3,7 +3,7 @@
 from keras import ops
 
 
-def continue_draws(generator, seed, count):
+def restore_draws(generator, seed, count):
     """Sets a seed generator to where it stands after `count` draws.
 
     A seed generator's own state is not saved, so it is set from a weight that is.

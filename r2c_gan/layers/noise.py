@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from r2c_gan.layers.draws import continue_draws
+from r2c_gan.layers.draws import restore_draws
 
 
 @keras.saving.register_keras_serializable("r2c_gan")
@@ -43,7 +43,7 @@ class UniformNoise(keras.layers.Layer):
     def call(self, images, training=False):
         seed = self.seed
         if training:
-            continue_draws(self.draws, self.seed, self.drawn.value)
+            restore_draws(self.draws, self.seed, self.drawn.value)
             self.drawn.assign_add(1)
             seed = self.draws
         # Integers, because float draws differ under XLA; 24 bits are what a float32 holds.

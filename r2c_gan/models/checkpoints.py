@@ -159,7 +159,7 @@ def _save(model, checkpoint):
     # HDF5 does not survive a disk that fills up while it writes.
     variables = [*model.variables, *(variable for optimizer in model.optimizers for variable in optimizer.variables)]
     files.require_space(weights, sum(math.prod(variable.shape) * 4 + HDF5_OVERHEAD for variable in variables))
-    with files.atomic_path(weights) as temporary, model.alone():
+    with files.atomic_path(weights) as temporary, model.local_scope():
         model.save_weights(temporary, overwrite=True)
     checkpoint = dataclasses.replace(checkpoint, sha256=files.sha256(weights))
     files.write_json(_record(weights), {**dataclasses.asdict(checkpoint), "weights": weights.name})

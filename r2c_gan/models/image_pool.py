@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from r2c_gan.layers.draws import continue_draws
+from r2c_gan.layers.draws import restore_draws
 
 
 class _Functional:
@@ -67,7 +67,7 @@ class ImagePool(keras.layers.Layer):
             return images
         if images.shape[0] is None:
             raise ValueError(f"{self.name}: the batch size must be known, got {images.shape}")
-        continue_draws(self.draws, self.seed, self.seen.value)
+        restore_draws(self.draws, self.seed, self.seen.value)
         # One draw gives coin and place: a second one would share its key, hence its bits, with the next step's first.
         # Integers, because float draws differ under XLA.
         drawn = keras.random.randint((images.shape[0],), 0, 2 * self.size, dtype="int32", seed=self.draws)

@@ -71,14 +71,14 @@ class JaxStep:
         """The losses of one batch, without a step and without the pools; returns (their means, the new state)."""
         trainable, others, means = state
         with _Values((self.trainable_variables, trainable), (self.non_trainable_variables, others)).scope():
-            losses = self.losses_of(data)
+            losses = self.compute_losses(data)
         logs, means = self._stateless_means(means, *losses)
         return logs, (trainable, others, means)
 
     def _stateless_means(self, means, *losses):
         values = _Values((self.metrics_variables, means))
         with values.scope() as scope:
-            logs = self.update_means(*losses)
+            logs = self.update_metrics(*losses)
         values.take(scope, self.metrics_variables)
         return logs, values.of(self.metrics_variables)
 

@@ -268,15 +268,15 @@ class R2CGAN(TrainingStep, keras.Model):
         }
         return losses.discriminator_loss(terms), terms
 
-    def losses_of(self, data):
-        """What `update_means` takes, of one batch and without a step or the pools."""
+    def compute_losses(self, data):
+        """What `update_metrics` takes, of one batch and without a step or the pools."""
         (image_a, label_a), (image_b, label_b) = data
         noise = self.draw_noise(image_a, image_b, self.noise)
         g_loss, g_terms, fake_b, fake_a, classes = self.generator_step(image_a, label_a, image_b, label_b, noise, False)
         d_loss, d_terms = self.discriminator_step(image_a, image_b, fake_a, fake_b, False)
         return g_loss, d_loss, {**g_terms, **d_terms}, label_a, classes
 
-    def update_means(self, g_loss, d_loss, terms, label_a, classes):
+    def update_metrics(self, g_loss, d_loss, terms, label_a, classes):
         """Adds the losses of a batch to the running means, and returns these."""
         correct = ops.equal(ops.argmax(classes, axis=-1), ops.argmax(label_a, axis=-1))
         values = {"generator_loss": g_loss, "discriminator_loss": d_loss, "accuracy": ops.cast(correct, "float32")}

@@ -30,14 +30,14 @@ class TensorFlowStep:
             loss = share * d_loss
         gradients = _after((d_loss,), tape.gradient(loss, self.discriminator_variables))
         self.discriminator_optimizer.apply(gradients, self.discriminator_variables)
-        return self.update_means(g_loss, d_loss, {**g_terms, **d_terms}, label_a, classes)
+        return self.update_metrics(g_loss, d_loss, {**g_terms, **d_terms}, label_a, classes)
 
     def test_step(self, data):
         """The losses of one batch, without a step and without the pools."""
-        return self.update_means(*self.losses_of(data))
+        return self.update_metrics(*self.compute_losses(data))
 
     @staticmethod
-    def alone():
+    def local_scope():
         """Within it, the model can be read and called by one of several processes alone; here there is only one."""
         return contextlib.nullcontext()
 

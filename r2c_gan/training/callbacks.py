@@ -58,7 +58,7 @@ class Progress(keras.callbacks.Callback):
             self.bar.close()
 
 
-class StopOnNaN(keras.callbacks.Callback):
+class TerminateOnNaN(keras.callbacks.Callback):
     """Ends the run at a loss that is not finite, before a checkpoint is made of it.
 
     Args:
@@ -84,11 +84,11 @@ class StopOnNaN(keras.callbacks.Callback):
             )
 
 
-class GoOn(keras.callbacks.Callback):
+class RestoreMetrics(keras.callbacks.Callback):
     """Gives the first epoch the running means of the steps that were trained before the interruption.
 
     Args:
-        unfinished: what `Saver` kept with the checkpoint; empty at the beginning of an epoch.
+        unfinished: what `CheckpointSaver` kept with the checkpoint; empty at the beginning of an epoch.
     """
 
     def __init__(self, unfinished):
@@ -124,7 +124,7 @@ class FolderGuard(keras.callbacks.Callback):
         self.still_there()
 
 
-class Saver(keras.callbacks.Callback):
+class CheckpointSaver(keras.callbacks.Callback):
     """Saves in the middle of an epoch: every few minutes, and when the training is asked to end.
 
     Args:
@@ -132,7 +132,7 @@ class Saver(keras.callbacks.Callback):
         minutes: between two savings; 0 for none but the last.
         steps_per_epoch: steps of an epoch.
         interruption: an `Interruption`.
-        recorder: the `Recorder`, which knows how long the epoch has taken; None in a process that writes nothing.
+        recorder: the `HistoryWriter`, which knows how long the epoch has taken; None in a process that writes nothing.
         agree: gives the largest of the numbers that the processes of a training give.
         still_there: what `run_lock` yields, called before anything is written.
     """
@@ -151,7 +151,7 @@ class Saver(keras.callbacks.Callback):
         self.still_there = still_there
         self.run, self.minutes, self.steps_per_epoch = Path(run), minutes, steps_per_epoch
         self.interruption, self.recorder = interruption, recorder
-        self.agree = agree
+        self.all_reduce_max = all_reduce_max
         self.saved = time.monotonic()
 
     def on_train_batch_end(self, batch, logs=None):
@@ -159,7 +159,7 @@ class Saver(keras.callbacks.Callback):
         if step % self.steps_per_epoch == 0:
             return  # the checkpoint of the epoch comes next
         due = self.minutes and time.monotonic() - self.saved >= 60 * self.minutes
-        signal = self.agree(self.interruption.signal or 0)
+        signal = self.all_reduce_max(self.interruption.signal or 0)
         if (due or signal) and self.recorder is not None:
             self._save(step)
         self._end_if_asked(step, signal)
@@ -177,14 +177,14 @@ class Saver(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.saved = time.monotonic()
-        self._end_if_asked(self.model.steps_trained, self.agree(self.interruption.signal or 0))
+        self._end_if_asked(self.model.steps_trained, self.all_reduce_max(self.interruption.signal or 0))
 
     def _end_if_asked(self, step, signal):
         if signal:
             raise Interrupted(f"step {step} is saved in {self.run}; run the same command again to go on", signal)
 
 
-class Recorder(keras.callbacks.Callback):
+class HistoryWriter(keras.callbacks.Callback):
     """At the end of an epoch: validates, then writes history.csv, losses.png, the events and a checkpoint.
 
     Args:
@@ -280,18 +280,18 @@ class EarlyStopping(keras.callbacks.Callback):
     It reads the history, so that a resumed run stops where the uninterrupted one would have.
 
     Args:
-        recorder: the `Recorder`, which must come before this one; None in a process that writes nothing.
+        recorder: the `HistoryWriter`, which must come before this one; None in a process that writes nothing.
         patience: epochs; 0 for never.
         agree: gives the largest of the numbers that the processes of a training give.
     """
 
-    def __init__(self, recorder, patience, agree=lambda value: value):
+    def __init__(self, recorder, patience, all_reduce_max=lambda value: value):
         super().__init__()
-        self.recorder, self.patience, self.agree = recorder, patience, agree
+        self.recorder, self.patience, self.all_reduce_max = recorder, patience, all_reduce_max
 
     def on_epoch_end(self, epoch, logs=None):
         rows = [] if self.recorder is None else self.recorder.rows
-        if self.agree(out_of_patience(rows, self.patience)):
+        if self.all_reduce_max(out_of_patience(rows, self.patience)):
             self.model.stop_training = True
 
 
@@ -350,7 +350,7 @@ class Samples(keras.callbacks.Callback):
 
     def _apply(self, network, images):
         # Not `predict_on_batch`, which under a strategy gives every replica the whole batch.
-        with self.model.alone():
+        with self.model.local_scope():
             return ops.convert_to_numpy(network(images, training=False)[0])
 
 
@@ -358,7 +358,7 @@ def read_history(run):
     """The rows of `history.csv` as dictionaries of numbers; empty where there is none.
 
     Raises:
-        UserError: if the file does not hold what `Recorder` writes.
+        UserError: if the file does not hold what `HistoryWriter` writes.
     """
     path = Path(run) / HISTORY
     if not path.is_file():

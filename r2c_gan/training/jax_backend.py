@@ -129,7 +129,7 @@ def failures(config, stream):
 
 
 @contextlib.contextmanager
-def alone():
+def local_scope():
     """Within it, what is built and run concerns this process alone."""
     distribution = keras.distribution.distribution()
     keras.distribution.set_distribution(None)
@@ -144,29 +144,29 @@ def machine():
     return {"backend": f"jax {jax.__version__}", "devices": [device.device_kind for device in jax.devices()]}
 
 
-def leads():
+def is_chief():
     """Whether this process writes the run folder."""
     return jax.process_index() == 0
 
 
-def agree(value):
+def all_reduce_max(value):
     """The largest of the numbers that the processes give."""
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.process_allgather(np.int32(value)).max())
 
 
-def check_alike(run, step):
+def check_same_step(run, step):
     """Checks that all processes go on from the same step.
 
     Raises:
         UserError: if they do not.
     """
-    if agree(step) != -agree(-step):
+    if all_reduce_max(step) != -all_reduce_max(-step):
         raise UserError(f"{run}: process {jax.process_index()} does not see the checkpoints that others see")
 
 
-def share(value):
+def broadcast(value):
     """Gives every process the leader's value, of JSON's types."""
     if jax.process_count() == 1:
         return value

@@ -58,7 +58,7 @@ def failures(config, stream):
         raise
 
 
-def alone():
+def local_scope():
     """Within it, what is built and run concerns this process alone."""
     return contextlib.nullcontext()
 
@@ -73,20 +73,20 @@ def machine():
     }
 
 
-def leads():
+def is_chief():
     """Whether this process writes the run folder."""
     return True
 
 
-def agree(value):
+def all_reduce_max(value):
     """The largest of the numbers that the processes give."""
     return value
 
 
-def check_alike(run, step):
+def check_same_step(run, step):
     """Checks that all processes go on from the same step."""
 
 
-def share(value):
+def broadcast(value):
     """Gives every process the leader's value, of JSON's types."""
     return value
