@@ -83,7 +83,7 @@ class JaxStep:
         return logs, values.of(self.metrics_variables)
 
     @contextlib.contextmanager
-    def alone(self):
+    def local_scope(self):
         """Within it, the model can be read and called by one of several processes alone.
 
         The values of its variables belong to the devices of all processes, and what is computed from them, be it the

@@ -133,7 +133,7 @@ class CheckpointSaver(keras.callbacks.Callback):
         steps_per_epoch: steps of an epoch.
         interruption: an `Interruption`.
         recorder: the `HistoryWriter`, which knows how long the epoch has taken; None in a process that writes nothing.
-        agree: gives the largest of the numbers that the processes of a training give.
+        all_reduce_max: gives the largest of the numbers that the processes of a training give.
         still_there: what `run_lock` yields, called before anything is written.
     """
 
@@ -144,7 +144,7 @@ class CheckpointSaver(keras.callbacks.Callback):
         steps_per_epoch,
         interruption,
         recorder,
-        agree=lambda value: value,
+        all_reduce_max=lambda value: value,
         still_there=lambda: None,
     ):
         super().__init__()
@@ -282,7 +282,7 @@ class EarlyStopping(keras.callbacks.Callback):
     Args:
         recorder: the `HistoryWriter`, which must come before this one; None in a process that writes nothing.
         patience: epochs; 0 for never.
-        agree: gives the largest of the numbers that the processes of a training give.
+        all_reduce_max: gives the largest of the numbers that the processes of a training give.
     """
 
     def __init__(self, recorder, patience, all_reduce_max=lambda value: value):
