@@ -141,7 +141,7 @@ def _train(config, training, validation, begin, still_there):
             for name, domain in (("train", training), ("val", validation))
         )
         stream.domains = (training, training)
-    recorder = callbacks.Recorder(
+    recorder = callbacks.HistoryWriter(
         run, schedule, lambda: _validate(config, model, validation), 2, epoch, still_there=still_there
     )
     if epoch < config.epochs:
@@ -191,7 +191,7 @@ def _fit(config, model, stream, epoch, recorder):
                 verbose=0,
                 callbacks=[
                     callbacks.FolderGuard(recorder.still_there),
-                    callbacks.StopOnNaN(("loss",), "a lower --lr"),
+                    callbacks.TerminateOnNaN(("loss",), "a lower --lr"),
                     progress,
                     recorder,
                 ],

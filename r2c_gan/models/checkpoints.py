@@ -13,7 +13,7 @@
     RUN/.lock                                held by the process that trains
 
 A checkpoint is complete once its JSON file is there, which is written last. Of the model, saving asks for `variables`,
-`optimizers`, `alone` and `save_weights` only, so that other trainings than that of R2C-GAN use it too.
+`optimizers`, `local_scope` and `save_weights` only, so that other trainings than that of R2C-GAN use it too.
 """
 
 import dataclasses

@@ -27,45 +27,12 @@ def holds_run(config):
                 f"{run}: was trained with --{name}={before[name]}, which this version no longer has; it can "
                 "be evaluated and used, not trained on"
             )
-    for field in options.fields(config):
-        name, value = field.name, getattr(config, field.name)
-        if field.metadata["fixed"] and before[name] != value:
-            raise UserError(
-                f"{run}: holds a run with --{name}={before[name]}; it cannot go on with --{name}={value}. "
-                "Give the same flag, or another --output_dir"
-            )
+    options.check_unchanged(run, config, before)
     if config.epochs < before["epochs"]:
         raise UserError(
             f"{run}: holds a run of --epochs={before['epochs']}; it can grow, not shrink to {config.epochs}"
         )
     return True
-
-
-def resume(run, model, steps_per_epoch):
-    """Restores the newest sound checkpoint.
-
-    Returns:
-        (whole epochs trained, steps trained, what is kept of an unfinished epoch); zeros if there is no checkpoint.
-    """
-    problem = None
-    found = checkpoints.list_checkpoints(run) + checkpoints.list_unfinished(run)
-    for checkpoint in sorted(found, key=lambda checkpoint: checkpoint.step, reverse=True):
-        try:
-            checkpoints.load_weights(model, checkpoint)
-        except UserError as error:
-            problem = error
-            logging.warning("%s; taking the checkpoint before it", error)
-            continue
-        epochs, rest = divmod(checkpoint.step, steps_per_epoch)
-        if epochs != checkpoint.epoch or (rest and not checkpoint.unfinished):
-            raise UserError(
-                f"{run}: was trained with {checkpoint.step // max(checkpoint.epoch, 1)} steps an epoch, the data and "
-                f"--batch_size now give {steps_per_epoch}; resume with the same data"
-            )
-        return checkpoint.epoch, checkpoint.step, checkpoint.unfinished
-    if problem is not None:
-        raise UserError(f"{run}: no checkpoint is sound; the last said: {problem}")
-    return 0, 0, {}
 
 
 def machines(config, previous, step, here):

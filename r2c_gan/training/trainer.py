@@ -12,7 +12,7 @@ from tqdm import tqdm
 from r2c_gan import files
 from r2c_gan.data import datasets as data
 from r2c_gan.data import plausibility
-from r2c_gan.data.datasets import CLASSES, read_domain
+from r2c_gan.data.datasets import read_domain
 from r2c_gan.data.streams import UnpairedStream, read_batches
 from r2c_gan.errors import UserError
 from r2c_gan.evaluation import metrics
@@ -147,7 +147,7 @@ class Trainer:
             identity_a=config.identity_a_loss_weight,
         )
         if config.class_weights == "balanced":
-            weights = dataclasses.replace(weights, classes=_balanced_class_weights(self.domains))
+            weights = dataclasses.replace(weights, classes=data.balanced_class_weights(self.domains))
         with backend.failures(config, self.stream), backend.scope(config):
             self.model = R2CGAN(**_model_config(config), dtype=config.precision)
             self.model.compile(
@@ -157,7 +157,7 @@ class Trainer:
                 jit_compile=backend.JIT_COMPILE,
             )
             # In the same scope: it belongs to the devices that the model was made on.
-            self.epoch, self.step, self.unfinished = run_folder.resume(self.run, self.model, steps)
+            self.epoch, self.step, self.unfinished = checkpoints.resume(self.run, self.model, steps)
         self.schedule = schedules[0]
         if config.initial_run is not None and self.step == 0:
             _start_from(config.initial_run, self.model)
@@ -316,19 +316,6 @@ def _start_from(run, model):
             )
     for name in NETWORKS:
         getattr(model, name).set_weights(getattr(source, name).get_weights())
-
-
-def _balanced_class_weights(domains):
-    """For each class, the number of training images over that of the class, over the number of classes.
-
-    Raises:
-        UserError: if a class has no image.
-    """
-    labels = np.concatenate([domain.labels for domain in domains])
-    counts = np.bincount(labels, minlength=len(CLASSES))
-    if not counts.all():
-        raise UserError(f"--class_weights=balanced: no training image is of class {CLASSES[int(counts.argmin())]}")
-    return tuple(float(weight) for weight in len(labels) / (len(CLASSES) * counts))
 
 
 def _validator(config, model, validation, reference_dir):
