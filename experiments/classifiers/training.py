@@ -158,7 +158,7 @@ def _trainable(network):
     import keras
 
     class Trainable(keras.Model):
-        alone = staticmethod(contextlib.nullcontext)
+        local_scope = staticmethod(contextlib.nullcontext)
 
         @property
         def optimizers(self):
