@@ -18,7 +18,7 @@ from experiments.classifiers.networks import build_classifier
 from experiments.classifiers.training import ClassifierConfig, train
 from r2c_gan.cli import option_flags
 from r2c_gan.data import images
-from r2c_gan.data.datasets import clean_twins, read_domain
+from r2c_gan.data.datasets import read_domain, reference_images
 from r2c_gan.data.streams import UnpairedStream, read_batches
 from r2c_gan.errors import UserError
 from r2c_gan.evaluation import metrics
@@ -166,13 +166,13 @@ def test_batches_are_the_samples_of_the_stream_from_any_epoch_on(datasets_dir):
 
 def test_clean_twins_have_names_and_labels_of_the_poor_images(datasets_dir, tmp_path):
     poor = read_domain(datasets_dir / "testA")
-    twins = clean_twins(poor, datasets_dir / "testA_reference")
+    twins = reference_images(poor, datasets_dir / "testA_reference")
     assert [file.name for file in twins.files] == [file.name for file in poor.files]
     assert twins.folder.name == "testA_reference"
     np.testing.assert_array_equal(twins.labels, poor.labels)
     images.write_image(tmp_path / "covid-1.png", np.zeros((8, 8)))
     with pytest.raises(UserError, match=r"covid-3.*no clean twin"):
-        clean_twins(poor, tmp_path)
+        reference_images(poor, tmp_path)
 
 
 def test_a_restored_copy_holds_what_the_restorer_returns_and_is_made_once(datasets_dir, tmp_path):

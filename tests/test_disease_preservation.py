@@ -17,7 +17,7 @@ from experiments.preservation import opacity_contrast
 from experiments.preservation.agreement import agreement, prediction_changes
 from experiments.preservation.opacity_contrast import Anatomy, anatomies, brightest_patch, contrast
 from r2c_gan.data import images
-from r2c_gan.data.datasets import clean_twins, read_domain
+from r2c_gan.data.datasets import read_domain, reference_images
 from r2c_gan.errors import UserError
 from r2c_gan.restoration.restorer import Restorer
 
@@ -198,7 +198,7 @@ def fade(found, share, add=0.0):
 def known_batches(phantoms_dir, found, share, add):
     """One batch as `stages` yields it, with a poor image that is darker everywhere and a restored one of known fate."""
     domain = read_domain(phantoms_dir / "testA")
-    reference = clean_twins(domain, phantoms_dir / "testA_reference")
+    reference = reference_images(domain, phantoms_dir / "testA_reference")
     ((by_stage, _),) = stages(domain, reference, {}, SIZE, batch_size=len(domain))
     clean = by_stage["clean"]
     restored = fade(found, share, add)(clean, domain.labels)

@@ -23,7 +23,7 @@ from experiments.classifiers.classifier import Classifier
 from r2c_gan import files
 from r2c_gan.cli import program
 from r2c_gan.data import images
-from r2c_gan.data.datasets import CLASSES, clean_twins, read_domain
+from r2c_gan.data.datasets import CLASSES, reference_images, read_domain
 from r2c_gan.data.streams import read_batches
 from r2c_gan.errors import UserError
 from r2c_gan.evaluation import figures, metrics
@@ -237,7 +237,7 @@ def judge(datasets_dir, classifiers, restorers, size, iterations=1, batch_size=1
             continue
         domains[split] = read_domain(folder)
         reference = folder.with_name(f"{split}_reference")
-        references = clean_twins(domains[split], reference) if reference.is_dir() else None
+        references = reference_images(domains[split], reference) if reference.is_dir() else None
         batches = stages(
             domains[split],
             references,

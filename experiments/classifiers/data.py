@@ -9,7 +9,7 @@ import numpy as np
 from r2c_gan import files
 from r2c_gan.data import datasets as data
 from r2c_gan.data import images
-from r2c_gan.data.datasets import CLASSES, Domain, clean_twins, read_domain
+from r2c_gan.data.datasets import CLASSES, Domain, read_domain, reference_images
 from r2c_gan.data.streams import read_batches
 from r2c_gan.errors import UserError
 
@@ -39,7 +39,7 @@ def domains_of(config):
     if config.train_on != "trainB" or clean is None:
         return training, _labelled(poor, "--validate_on")
     if clean.name == "valA_reference":
-        return training, clean_twins(_labelled(poor, "--validate_on"), clean)
+        return training, reference_images(_labelled(poor, "--validate_on"), clean)
     return training, _labelled(clean, "--validate_on")
 
 

@@ -26,7 +26,7 @@ from experiments.preservation.figures import save_contrast, save_predictions, sa
 from experiments.preservation.opacity_contrast import anatomies, phantom_scores, summarise_phantoms
 from r2c_gan import files
 from r2c_gan.cli import program
-from r2c_gan.data.datasets import CLASSES, clean_twins, read_domain
+from r2c_gan.data.datasets import CLASSES, read_domain, reference_images
 from r2c_gan.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -36,7 +36,7 @@ def radiographs(datasets_dir, classifier, restorers, size, output, iterations=1,
     """The predictions of a classifier on `testA/`; writes its figures and returns its part of result.json."""
     domain = read_domain(Path(datasets_dir) / "testA")
     folder = Path(datasets_dir) / "testA_reference"
-    reference = clean_twins(domain, folder) if folder.is_dir() else None
+    reference = reference_images(domain, folder) if folder.is_dir() else None
     batches = stages(
         domain,
         reference,
@@ -77,7 +77,7 @@ def phantoms(phantoms_dir, restorers, size, output, iterations=1, batch_size=16)
         raise UserError(f"--phantoms_dir={phantoms_dir}: has no testA_reference/; give a folder of data_prep.phantoms")
     if len(set(domain.labels.tolist())) < len(CLASSES):
         raise UserError(f"{domain.folder}: all its phantoms are of one class")
-    reference = clean_twins(domain, folder)
+    reference = reference_images(domain, folder)
     found = anatomies(phantoms_dir, reference, size, lambda cases: tqdm(cases, "anatomy", unit="phantom"))
     if sum(anatomy.measurable for anatomy in found) < 2:
         raise UserError(f"--phantoms_dir={phantoms_dir}: no opacities large enough to measure at {size} pixels")

@@ -21,7 +21,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("model", None, "A run folder, a SavedModel of r2c-gan-export, or pretrained.")
 flags.DEFINE_string("checkpoint", "auto", "Of a run: latest, best, an epoch, or auto (best if validated, else latest).")
 flags.DEFINE_string("datasets_dir", "dataset/", "Folder with testA/ and optionally testA_reference/.")
-flags.DEFINE_string("split", "testA", "Domain below --datasets_dir; its clean twins are in <split>_reference/.")
+flags.DEFINE_string("split", "testA", "Domain below --datasets_dir; its reference images are in <split>_reference/.")
 flags.DEFINE_string("output_dir", None, "Folder for the results; <model>/evaluation by default for a run.")
 flags.DEFINE_integer("iterations", 1, "Passes of restoration that are measured.")
 flags.DEFINE_integer("batch_size", 8, "Images a batch.")

@@ -1,7 +1,7 @@
 """A datasets folder -> labelled lists of files.
 
 A datasets folder holds `trainA/` (poor quality) and `trainB/` (good), and optionally `valA/ valB/ testA/ testB/` and
-`testA_reference/` (the clean twins of `testA/`, under the same names). `data.labels` says where a label comes from.
+`testA_reference/` (the reference images of `testA/`, under the same names). `data.labels` says where labels come from.
 Masks beside the films (`x_mask.png`, `mask_x.png`, folders such as `masks/` and `Ground-truths/`) are passed over.
 """
 
@@ -22,9 +22,9 @@ __all__ = [
     "Domain",
     "balanced_class_weights",
     "check_images",
-    "clean_twins",
     "is_two_valued",
     "read_domain",
+    "reference_images",
     "usable_cases",
     "why_no_film",
 ]
@@ -164,7 +164,7 @@ def _labels_from_files(labels_files, folder, files, masks):
     return [known[file] for file in files], rule
 
 
-def clean_twins(domain, folder):
+def reference_images(domain, folder):
     """The images of a folder that have the names of a domain's (the suffix may differ), in its order, with its labels.
 
     Args:
@@ -182,7 +182,7 @@ def clean_twins(domain, folder):
     twins = [found.get(file.relative_to(domain.folder).with_suffix("")) for file in domain.files]
     if None in twins:
         first = domain.files[twins.index(None)]
-        raise UserError(f"{first}: has no clean twin of the same name in {folder} ({twins.count(None)} such files)")
+        raise UserError(f"{first}: has no image of the same name in {folder} ({twins.count(None)} such files)")
     return Domain(folder, tuple(twins), domain.labels)
 
 
@@ -216,11 +216,11 @@ def why_no_film(path, window="auto"):
 
 
 def usable_cases(domain, reference_dir=None, progress=lambda files: files, window="auto"):
-    """The part of a domain whose images, and clean twins, can be used.
+    """The part of a domain whose images, and reference images, can be used.
 
     Args:
         domain: a `Domain`.
-        reference_dir: folder of the clean twins, or None.
+        reference_dir: folder of the reference images, or None.
         progress: wraps the iterable of files, for a progress bar.
         window: which stored values become black and white, a `Window` or its text.
 
@@ -230,12 +230,12 @@ def usable_cases(domain, reference_dir=None, progress=lambda files: files, windo
     Raises:
         UserError: if none is left, or an image has no twin.
     """
-    twins = clean_twins(domain, reference_dir).files if reference_dir else [None] * len(domain)
+    twins = reference_images(domain, reference_dir).files if reference_dir else [None] * len(domain)
     kept, failures = [], []
     for index, file in enumerate(progress(domain.files)):
         why = why_no_film(file, window)
         if not why and twins[index] and (why := why_no_film(twins[index], window)):
-            why = f"its clean twin {twins[index]}: {why}"
+            why = f"its reference image {twins[index]}: {why}"
         if why:
             failures.append({"file": file.relative_to(domain.folder).as_posix(), "reason": why})
         else:

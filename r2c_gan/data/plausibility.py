@@ -1,4 +1,4 @@
-"""How unlike the training films an image is: a warning beside a verdict on what is no chest radiograph.
+"""How unlike the training films an image is: a warning beside a prediction on what is no chest radiograph.
 
 A network gives a probability of COVID-19 for a photograph too. So every training describes its films by two groups of
 features, and stores their mean and covariance in `plausibility.npz`, which goes along with the weights:
@@ -112,7 +112,7 @@ class Plausibility:
 
 
 def judge(plausibility, image):
-    """What is to be said of an image before a verdict on it is believed.
+    """What is to be said of an image before a prediction on it is believed.
 
     Args:
         plausibility: a `Plausibility`, or None if the model has none.

@@ -6,8 +6,8 @@ log-odds of a class t against the others are
     sum over k of v_k max over (x, y) of z_k(x, y), plus a bias,    v = W_t - mean of the other classes' W
 
 The map of Zhou et al. (CVPR 2016, arXiv 1512.04150) is sum over k of v_k z_k(x, y). They pool by the mean; by the
-maximum, a feature enters the verdict at one place only, so a second map has v_k max z_k there and nothing elsewhere: it
-sums up to the log-odds exactly.
+maximum, a feature enters the prediction at one place only, so a second map has v_k max z_k there and nothing elsewhere:
+it sums up to the log-odds exactly.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ class ActivationMaps:
         evidence: float32 [N, h, w], the class-activation map; positive speaks for the class.
         peaks: float32 [N, h, w], what each feature adds to the log-odds, at the place of its maximum.
         bias: float, what the log-odds have beside the sum of `peaks`.
-        probabilities: float32 [N, classes], the verdict.
+        probabilities: float32 [N, classes], the prediction.
     """
 
     evidence: np.ndarray

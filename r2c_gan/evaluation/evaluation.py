@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from r2c_gan import files
-from r2c_gan.data.datasets import CLASSES, clean_twins
+from r2c_gan.data.datasets import CLASSES, reference_images
 from r2c_gan.data.predictions import prediction_row
 from r2c_gan.data.streams import read_batches
 from r2c_gan.data.window import Window
@@ -19,13 +19,13 @@ CLASS_TITLES = ("control", "COVID-19")
 class Evaluation:
     """Restores and classifies the poor images of a domain, and measures both.
 
-    Images are read at the restorer's size, and measured there. The class probabilities are the head's verdict on the
+    Images are read at the restorer's size, and measured there. The class probabilities are the head's prediction on the
     poor image, as the paper reports them.
 
     Args:
         restorer: a `Restorer` that works at a square size.
         domain: a `Domain` of poor images.
-        reference_dir: folder of their clean twins, by the same relative names (the suffix may differ); None if unknown.
+        reference_dir: folder of their reference images, by the same relative names (the suffix may differ), or None.
         iterations: passes; PSNR and SSIM are measured after each.
         batch_size: images a batch.
         progress: wraps the iterable of batches, for a progress bar.
@@ -37,7 +37,7 @@ class Evaluation:
             later passes "psnr_restored_2", ...; empty where the clean images are unknown.
 
     Raises:
-        UserError: if an image cannot be read, or a clean twin is missing.
+        UserError: if an image cannot be read, or a reference image is missing.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Evaluation:
         if height != width:
             raise UserError(f"the model works at {height}x{width}; evaluation is defined for square sizes")
         self.restorer, self.domain, self.iterations, self.window = restorer, domain, iterations, Window.parse(window)
-        self.references = clean_twins(domain, reference_dir).files if reference_dir else None
+        self.references = reference_images(domain, reference_dir).files if reference_dir else None
         self.scores = {}
         probabilities = []
         for start in progress(range(0, len(domain), batch_size)):

@@ -2,7 +2,7 @@
 
     OUTPUT/NAME.png or NAME.dcm    the restored images, by the names of the inputs
     OUTPUT/panels/NAME.png         on request (of NAME.dcm, NAME.dcm.png): poor | restored | difference
-    OUTPUT/predictions.csv, .json  the head's verdict before and after, a row an image
+    OUTPUT/predictions.csv, .json  the head's prediction before and after, a row an image
     OUTPUT/result.json             counts, failures, settings
     OUTPUT/journal.jsonl           what is finished, see `restoration_journal`
 

@@ -41,8 +41,8 @@ class Restoration:
 
     Attributes:
         passes: list of n arrays, float32 [N, H, W, C] in [-1, 1]; each pass restores what the one before gave.
-        probabilities: list of n arrays, float32 [N, classes]: the head's verdict on the input of each pass. The first
-            is on the poor image, which is what the paper's classification figures are about.
+        probabilities: list of n arrays, float32 [N, classes]: the head's prediction on the input of each pass. The
+            first is on the poor image, which is what the paper's classification figures are about.
     """
 
     passes: list
@@ -194,7 +194,7 @@ class Restorer:
         return result
 
     def probabilities(self, batch):
-        """The head's verdict on a batch as it is: float [N, H, W, C] in [-1, 1] -> float32 [N, classes]."""
+        """The head's prediction on a batch as it is: float [N, H, W, C] in [-1, 1] -> float32 [N, classes]."""
         return self._probabilities(self._checked(batch))
 
     def _probabilities(self, batch):

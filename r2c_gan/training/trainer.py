@@ -125,7 +125,7 @@ class Trainer:
         if self.validation is not None:
             described["valA"] = self.validation
             if self.reference_dir is not None:
-                described["valA_reference"] = data.clean_twins(self.validation, self.reference_dir)
+                described["valA_reference"] = data.reference_images(self.validation, self.reference_dir)
         self.images = run_data.describe(described, _bar("reading images"))
         if self.previous:
             run_data.check(self.run, self.images)
