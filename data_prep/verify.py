@@ -93,7 +93,7 @@ def verify(datasets_dir, source_probe=False, workers=1, seed=0):
     cautions += _against_manifest(items, listed, manifest)
     items = [_vouched(item, manifest) for item in items]
     known = {name for name, _ in listed}
-    errors += [f"{name}: has no clean twin" for name in _without_twin(datasets_dir, known)]
+    errors += [f"{name}: has no reference image" for name in _without_twin(datasets_dir, known)]
     pairs = duplicates.near_pairs(np.array([item.phash for item in items]).reshape(-1, duplicates.HASH_BITS // 8))
     leaks, paired, alike = _duplicates(items, pairs)
     leaks += _shared_patients(items)

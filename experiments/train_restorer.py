@@ -93,7 +93,7 @@ def sources(root):
     poor, good = data.read_domain(root / "trainA"), data.read_domain(root / "trainB")
     references = None
     if FLAGS.paired or FLAGS.known_severities:
-        references = data.clean_twins(poor, root / "trainA_reference")
+        references = data.reference_images(poor, root / "trainA_reference")
     found = []
     if FLAGS.degradation:
         from data_prep import fitted_degradation
@@ -130,7 +130,7 @@ def _pair(root, name):
     if not (root / f"{name}_reference").is_dir():
         return None
     domain = data.read_domain(root / name)
-    return domain, data.clean_twins(domain, root / f"{name}_reference")
+    return domain, data.reference_images(domain, root / f"{name}_reference")
 
 
 def console():

@@ -171,7 +171,7 @@ def test_clean_twins_have_names_and_labels_of_the_poor_images(datasets_dir, tmp_
     assert twins.folder.name == "testA_reference"
     np.testing.assert_array_equal(twins.labels, poor.labels)
     images.write_image(tmp_path / "covid-1.png", np.zeros((8, 8)))
-    with pytest.raises(UserError, match=r"covid-3.*no clean twin"):
+    with pytest.raises(UserError, match=r"covid-3.*no image of the same name"):
         reference_images(poor, tmp_path)
 
 

@@ -164,7 +164,7 @@ def test_twins_may_have_another_suffix_but_must_be_there(restorer, tmp_path):
     domain = read_domain(tmp_path / "testA")
     reference = tmp_path / "testA_reference"
     images.write_image(reference / "sub" / "covid.png", np.zeros((8, 8)))
-    with pytest.raises(UserError, match=r"sub/normal\.png: has no clean twin of the same name in .*testA_reference"):
+    with pytest.raises(UserError, match=r"sub/normal\.png: has no image of the same name in .*testA_reference"):
         Evaluation(restorer, domain, reference)
     images.write_image(reference / "sub" / "normal.png", np.zeros((8, 8)))
     (reference / "sub" / "covid.png").rename(reference / "sub" / "covid.tif")  # contents decide, not the suffix

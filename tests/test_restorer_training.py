@@ -40,7 +40,7 @@ def brighter(film, rng):
 
 def sources_of(folder):
     poor, good = data.read_domain(folder / "trainA"), data.read_domain(folder / "trainB")
-    references = data.clean_twins(poor, folder / "trainA_reference")
+    references = data.reference_images(poor, folder / "trainA_reference")
     return [pairs.Source(good, degrade=brighter), pairs.Source(poor, references), pairs.Source(poor, weight=0.5)]
 
 
@@ -114,7 +114,7 @@ def small(folder, **changes):
 def run(folder, output, report=lambda line: None, **changes):
     sequence = pairs.PairSequence(sources_of(folder), SIZE, batch_size=4)
     domain = data.read_domain(folder / "valA")
-    validation = domain, data.clean_twins(domain, folder / "valA_reference")
+    validation = domain, data.reference_images(domain, folder / "valA_reference")
     return restorer_training.train(small(output, **changes), sequence, validation, report)
 
 

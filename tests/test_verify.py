@@ -199,7 +199,7 @@ def test_a_missing_twin(folder):
     twin = first(folder, "testA_reference")
     twin.unlink()
     image = twin.relative_to(folder).as_posix().replace("_reference", "")
-    assert verify(folder)["errors"] == [f"{image}: has no clean twin"]
+    assert verify(folder)["errors"] == [f"{image}: has no reference image"]
 
 
 def test_an_unknown_label_is_named(folder):

@@ -23,7 +23,7 @@ from experiments.classifiers.classifier import Classifier
 from r2c_gan import files
 from r2c_gan.cli import program
 from r2c_gan.data import images
-from r2c_gan.data.datasets import CLASSES, reference_images, read_domain
+from r2c_gan.data.datasets import CLASSES, read_domain, reference_images
 from r2c_gan.data.streams import read_batches
 from r2c_gan.errors import UserError
 from r2c_gan.evaluation import figures, metrics
