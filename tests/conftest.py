@@ -8,7 +8,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import numpy as np
+import programs
 import pytest
+
+
+def pytest_sessionfinish():
+    programs.stop()
 
 
 @pytest.fixture(autouse=True)

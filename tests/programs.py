@@ -165,11 +165,10 @@ def _become(request):
     for number, stream in enumerate(request["streams"]):
         os.dup2(stream, number)
         os.close(stream)
-    sys.stdin = open(0, closefd=False)
-    sys.stdout, sys.stderr = (
-        open(number, "w", buffering=1 if number == 2 or os.isatty(number) else -1, closefd=False, errors=errors)
-        for number, errors in ((1, "strict"), (2, "backslashreplace"))
-    )
+    # Streams of its own: what these ones know of the server's, they would hold on to.
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False, errors="backslashreplace")  # noqa: SIM115
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])

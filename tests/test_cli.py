@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import programs
 import pytest
 from absl import flags
 
@@ -100,7 +101,7 @@ def start(*arguments, **options):
     """Runs a program in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
     result = subprocess.run(
-        [sys.executable, "-m", *map(str, arguments)], env=environment, capture_output=True, text=True, **options
+        programs.python("-m", *arguments), env=environment, capture_output=True, text=True, **options
     )
     return Outcome(result.returncode, result.stdout, result.stderr)
 

@@ -3,10 +3,10 @@
 import csv
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+import programs
 import pytest
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
@@ -219,7 +219,7 @@ def write_untrained_classifier(run):
 
 def test_the_program(datasets_dir, run_dir, tmp_path):
     write_untrained_classifier(tmp_path / "net")
-    command = [sys.executable, "-m", "experiments.classifiers.compare", f"--datasets_dir={datasets_dir}"]
+    command = programs.python("-m", "experiments.classifiers.compare", f"--datasets_dir={datasets_dir}")
     command += [f"--models={run_dir}", f"--output_dir={tmp_path / 'out'}"]
     root = Path(__file__).parents[1]
     done = subprocess.run([*command, f"--classifiers={tmp_path / 'net'}"], cwd=root, capture_output=True, text=True)

@@ -3,13 +3,12 @@
 import csv
 import dataclasses
 import json
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+import programs
 import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
@@ -577,8 +576,8 @@ def test_a_run_folder(run_dir, films, tmp_path, small_grids, monkeypatch):
 
 
 def run(*arguments):
-    command = [sys.executable, "-m", "experiments.restoration", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "MPLBACKEND": "agg"})
+    command = programs.python("-m", "experiments.restoration", *arguments)
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 def test_the_program(copied, tmp_path, monkeypatch):

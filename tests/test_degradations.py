@@ -2,10 +2,10 @@
 
 import json
 import subprocess
-import sys
 
 import cv2
 import numpy as np
+import programs
 import pytest
 
 from data_prep import degradations
@@ -265,7 +265,7 @@ def test_contact_sheet_shows_every_degradation(tmp_path):
 
 def test_program_names_a_folder_without_images(tmp_path):
     (tmp_path / "empty").mkdir()
-    command = [sys.executable, "-m", "data_prep.degradations", f"--input={tmp_path / 'empty'}"]
+    command = programs.python("-m", "data_prep.degradations", f"--input={tmp_path / 'empty'}")
     failed = subprocess.run([*command, f"--output={tmp_path / 'no.png'}"], capture_output=True, text=True)
     assert failed.returncode == 1
     assert failed.stderr.strip() == f"error: --input={tmp_path / 'empty'}: no image in this folder"

@@ -2,10 +2,10 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+import programs
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
@@ -305,7 +305,7 @@ def test_the_program(phantoms_dir, tmp_path):
     model.compile()
     checkpoints.write_config(tmp_path / "gan", model.config)
     checkpoints.save_checkpoint(tmp_path / "gan", model, epoch=1, step=1)
-    command = [sys.executable, "-m", "experiments.preservation", f"--models={tmp_path / 'gan'}"]
+    command = programs.python("-m", "experiments.preservation", f"--models={tmp_path / 'gan'}")
     command += [f"--phantoms_dir={phantoms_dir}", f"--output_dir={tmp_path / 'out'}"]
     done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

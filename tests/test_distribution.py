@@ -2,11 +2,11 @@
 
 import os
 import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import numpy as np
+import programs
 import pytest
 from conftest import tiny_config
 from test_training import arrays_of, history, weights_file
@@ -47,8 +47,8 @@ SETTINGS = {
 
 def mirrored(datasets_dir, run, settings):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-c", textwrap.dedent(PROGRAM), TESTS, datasets_dir, run, repr(settings)]
-    return subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
+    command = programs.python("-c", textwrap.dedent(PROGRAM), TESTS, datasets_dir, run, repr(settings))
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ import shlex
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import programs
 import pytest
 from test_checkpoints import write_authors_checkpoint
 
@@ -48,7 +48,7 @@ def place(run_dir, datasets_dir, tmp_path):
     (tmp_path / "dataset").symlink_to(datasets_dir)
     run = tmp_path / "runs" / "paper"
     evaluation = tmp_path / "results" / "paper"
-    command = [sys.executable, "-m", "r2c_gan.cli.evaluate", "--model", run, "--datasets_dir", tmp_path / "dataset"]
+    command = programs.python("-m", "r2c_gan.cli.evaluate", "--model", run, "--datasets_dir", tmp_path / "dataset")
     _succeeds([*command, "--output_dir", evaluation], REPOSITORY)
     rng = np.random.default_rng(0)
     for index in range(3):
@@ -98,14 +98,14 @@ def test_a_page_does_what_it_says(page, place, monkeypatch):
     programs.mkdir()
     for name in re.findall(r"^r2c-gan-[a-z-]+", "\n".join(text for _, text in blocks(page)), re.MULTILINE):
         module = "r2c_gan.cli." + name.removeprefix("r2c-gan-").replace("-", "_")
-        _write_program(programs / name, f"-m {module}")
+        _write_program(programs / name, "-m", module)
     _write_program(programs / "python")
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
     with contextlib.ExitStack() as servers:
         for language, text in blocks(page):
             if language == "python":
-                _succeeds([sys.executable, "-c", text], place)
+                _succeeds(programs.python("-c", text), place)
                 continue
             # A line that ends in \ or | goes on in the next.
             for command in re.sub(r"(\\|\|)\n", lambda end: "| " if end[1] == "|" else " ", text).splitlines():
@@ -118,9 +118,8 @@ def test_a_page_does_what_it_says(page, place, monkeypatch):
                     _succeeds(["bash", "-euo", "pipefail", "-c", command], place)
 
 
-def _write_program(path, arguments=""):
-    # Not a link: of a link, Python would not know its environment.
-    path.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {arguments} "$@"\n')
+def _write_program(path, *arguments):
+    path.write_text(f'#!/bin/sh\nexec {shlex.join(programs.python(*arguments))} "$@"\n')
     path.chmod(0o755)
 
 

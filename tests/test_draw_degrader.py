@@ -1,11 +1,11 @@
 """The picture of a degrader's draws, and its program."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
+import programs
 import pytest
 from conftest import tiny_config
 
@@ -24,7 +24,7 @@ def run(datasets_dir, tmp_path_factory):
 
 
 def program(*arguments):
-    command = [sys.executable, "-m", "experiments.evidence.draw_degrader", *map(str, arguments)]
+    command = programs.python("-m", "experiments.evidence.draw_degrader", *arguments)
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 

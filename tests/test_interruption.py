@@ -3,14 +3,13 @@
 import json
 import os
 import random
-import resource
 import signal
 import subprocess
-import sys
 import textwrap
 import time
 from pathlib import Path
 
+import programs
 import pytest
 from conftest import tiny_config
 from test_training import assert_same_weights, history, weights_file
@@ -28,35 +27,8 @@ KILLS = 20
 # Many short steps, and a network that is traced in no time.
 KILLED = {"epochs": 30, "method": "convolutional-light", "filters": 2, "crop_size": 16, "sample_interval": 0}
 
-# Imports once, then trains in one child process after another, each of which is killed from outside.
-NURSERY = """
-    import os, sys
-
-    sys.path.insert(0, sys.argv[1])
-    from conftest import tiny_config
-    from r2c_gan.training import callbacks, trainer as training
-
-    watch = callbacks.TerminateOnNaN.on_train_batch_end
-
-    def told(self, batch, logs=None):
-        watch(self, batch, logs)
-        print("stepped", flush=True)
-
-    callbacks.TerminateOnNaN.on_train_batch_end = told
-
-    for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            os.setpgid(0, 0)
-            config = tiny_config(*sys.argv[2:4], **eval(sys.argv[4]), save_minutes=1e-5)
-            training.train(config, begin=lambda: print("began", os.getpid(), flush=True))
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        print("ended", os.waitstatus_to_exitcode(status), flush=True)
-"""
-
 PROGRAM = """
-    import sys
+    import os, sys
 
     sys.path.insert(0, sys.argv.pop(1))
     from conftest import tiny_config
@@ -66,15 +38,27 @@ PROGRAM = """
     datasets, run, changes = sys.argv.pop(1), sys.argv.pop(1), eval(sys.argv.pop(1))
 
     def main():
-        training.train(tiny_config(datasets, run, **changes), begin=lambda: print("began", flush=True))
+        training.train(tiny_config(datasets, run, **changes), begin=lambda: print("began", os.getpid(), flush=True))
 
     program.run(main, "A tiny training.")
+"""
+# Before it: each step is told of.
+TOLD = """
+    from r2c_gan.training import callbacks
+
+    watch = callbacks.TerminateOnNaN.on_train_batch_end
+
+    def told(self, batch, logs=None):
+        watch(self, batch, logs)
+        print("stepped", flush=True)
+
+    callbacks.TerminateOnNaN.on_train_batch_end = told
 """
 
 
 def start(source, *arguments, **options):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-c", textwrap.dedent(source), *map(str, arguments)]
+    command = programs.python("-c", textwrap.dedent(source), *arguments)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, env=environment, text=True, **{**pipes, **options})
 
@@ -105,25 +89,23 @@ def test_killed_twenty_times_equals_uninterrupted(datasets_dir, tmp_path):
     """SIGKILL at random moments after the start of the training; every step is saved, so many hit a saving."""
     rng = random.Random(0)
     run = tmp_path / "run"
-    nursery = start(NURSERY, TESTS, datasets_dir, run, KILLED, stderr=subprocess.DEVNULL)
+    arguments = TESTS, datasets_dir, run, {**KILLED, "save_minutes": 1e-5}
     reached = [0]
     for kill in range(KILLS):
-        print("go", file=nursery.stdin, flush=True)
-        word, child = nursery.stdout.readline().split()
-        assert word == "began"
-        for _ in range(rng.randint(0, 4)):  # none: while the first step is still being traced
-            assert nursery.stdout.readline() == "stepped\n"
-        time.sleep(rng.uniform(0, 0.2))
-        os.kill(int(child), signal.SIGKILL)
-        while (said := nursery.stdout.readline()) == "stepped\n":
-            pass
-        assert said == "ended -9\n", f"the run was over before kill {kill}"
+        with start(TOLD + PROGRAM, *arguments, stderr=subprocess.DEVNULL) as program:
+            word, process = program.stdout.readline().split()
+            assert word == "began"
+            for _ in range(rng.randint(0, 4)):  # none: while the first step is still being traced
+                assert program.stdout.readline() == "stepped\n"
+            time.sleep(rng.uniform(0, 0.2))
+            os.kill(int(process), signal.SIGKILL)
+        assert program.returncode == -9, f"the run was over before kill {kill}"
         found = checkpoints.list_checkpoints(run) + checkpoints.list_unfinished(run)
         reached.append(max((checkpoint.step for checkpoint in found), default=0))
         assert reached[-1] >= reached[-2]
-    print("go", file=nursery.stdin, flush=True)
-    said, _ = nursery.communicate()
-    assert said.endswith("ended 0\n")
+    with start(TOLD + PROGRAM, *arguments, stderr=subprocess.DEVNULL) as program:
+        program.communicate()
+    assert program.returncode == 0
     assert len(set(reached)) > 10
     train(tiny_config(datasets_dir, tmp_path / "uninterrupted", **KILLED))
     assert_same_run(run, tmp_path / "uninterrupted", KILLED["epochs"])
@@ -133,7 +115,7 @@ def test_killed_twenty_times_equals_uninterrupted(datasets_dir, tmp_path):
 def test_asked_to_end_it_saves_and_goes_on(uninterrupted, datasets_dir, tmp_path, number):
     run = tmp_path / "run"
     program = start(PROGRAM, TESTS, datasets_dir, run, {"epochs": EPOCHS, "save_minutes": 0})
-    assert program.stdout.readline() == "began\n"
+    assert program.stdout.readline().startswith("began ")
     while not (run / "history.csv").exists():  # into the second epoch
         time.sleep(0.01)
         assert program.poll() is None
@@ -184,8 +166,8 @@ def test_a_second_process_is_refused(datasets_dir, tmp_path):
     run = tmp_path / "run"
     first = start(PROGRAM, TESTS, datasets_dir, run, {"epochs": 5000})
     try:
-        assert first.stdout.readline() == "began\n"
-        with pytest.raises(UserError, match=rf"is being trained by another process \(process {first.pid} on .+\)"):
+        _, process = first.stdout.readline().split()
+        with pytest.raises(UserError, match=rf"is being trained by another process \(process {process} on .+\)"):
             train(tiny_config(datasets_dir, run, epochs=5000))
     finally:
         first.kill()
@@ -220,12 +202,12 @@ def test_no_room_for_a_checkpoint_keeps_the_last_good_one(uninterrupted, dataset
     train(tiny_config(datasets_dir, run, epochs=1))
     size = weights_file(run, 1).stat().st_size
 
-    def limited():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, resource.RLIM_INFINITY))
+    limit = f"""
+    import resource
 
-    grown = {"epochs": EPOCHS, "sample_interval": 0}
-    program = start(PROGRAM, TESTS, datasets_dir, run, grown, preexec_fn=limited)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ({size // 2}, resource.RLIM_INFINITY))
+"""
+    program = start(limit + PROGRAM, TESTS, datasets_dir, run, {"epochs": EPOCHS, "sample_interval": 0})
     _, errors = program.communicate(timeout=120)
     assert program.returncode == 1, errors
     assert "Traceback" not in errors

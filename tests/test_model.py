@@ -2,12 +2,12 @@
 
 import os
 import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import keras
 import numpy as np
+import programs
 import pytest
 import tensorflow as tf
 from keras import ops
@@ -373,7 +373,7 @@ def saved(tmp_path_factory):
     fit(model, 7, 8)
     tests = Path(__file__).parent
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests.parent), os.environ.get("PYTHONPATH", "")])}
-    script = [sys.executable, "-c", textwrap.dedent(IN_A_FRESH_PROCESS), folder, tests]
+    script = programs.python("-c", textwrap.dedent(IN_A_FRESH_PROCESS), folder, tests)
     subprocess.run(script, check=True, env=environment)
     return folder, restored, state(model)
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import programs
 import pytest
 
 from r2c_gan import __version__, files
@@ -145,7 +146,7 @@ def test_missing_packages_are_named(small, tmp_path, monkeypatch):
 def run_program(*arguments):
     repository = str(Path(__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([repository, os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-m", "r2c_gan.cli.export", *map(str, arguments)]
+    command = programs.python("-m", "r2c_gan.cli.export", *arguments)
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import programs
 import pytest
 
 from data_prep import phantoms
@@ -312,7 +313,7 @@ def test_new_folder_replaces_only_what_it_may(tmp_path):
 
 def program(*arguments):
     root = Path(phantoms.__file__).parents[1]
-    command = [sys.executable, "-m", "data_prep.phantoms", *arguments]
+    command = programs.python("-m", "data_prep.phantoms", *arguments)
     return subprocess.run(command, cwd=root, capture_output=True, text=True)
 
 

@@ -6,11 +6,11 @@ import dataclasses
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
+import programs
 import pytest
 from PIL import Image
 from test_duplicates import film
@@ -652,7 +652,7 @@ def test_a_table_ends_with_sums():
 
 
 def program(*arguments, module_="data_prep.prepare"):
-    return subprocess.run([sys.executable, "-m", module_, *map(str, arguments)], capture_output=True, text=True)
+    return subprocess.run(programs.python("-m", module_, *arguments), capture_output=True, text=True)
 
 
 def test_the_program(tmp_path):

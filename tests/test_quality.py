@@ -3,10 +3,10 @@
 import json
 import os
 import subprocess
-import sys
 
 import cv2
 import numpy as np
+import programs
 import pytest
 from test_degradations import radiograph
 
@@ -237,13 +237,9 @@ def test_program_scores_a_folder(tmp_path, clean):
     images.write_image(tmp_path / "in" / "good.png", 2 * clean - 1)
     bad, _ = apply("noise", clean, np.random.default_rng(0), "severe")
     images.write_image(tmp_path / "in" / "deep" / "bad.png", 2 * bad - 1)
-    command = [
-        sys.executable,
-        "-m",
-        "data_prep.quality",
-        f"--input={tmp_path / 'in'}",
-        f"--output_dir={tmp_path / 'out'}",
-    ]
+    command = programs.python(
+        *("-m", "data_prep.quality", f"--input={tmp_path / 'in'}", f"--output_dir={tmp_path / 'out'}")
+    )
     done = subprocess.run([*command, "--workers=1"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "out" / "quality.csv").read_text().splitlines()
@@ -259,7 +255,7 @@ def test_a_bad_file_does_not_end_the_program(tmp_path, clean):
     images.write_image(tmp_path / "in" / "good.png", 2 * clean - 1)
     (tmp_path / "in" / "bad.png").write_bytes(b"")
     flags = [f"--input={tmp_path / 'in'}", f"--output_dir={tmp_path / 'out'}", "--workers=1"]
-    done = subprocess.run([sys.executable, "-m", "data_prep.quality", *flags], capture_output=True, text=True)
+    done = subprocess.run(programs.python("-m", "data_prep.quality", *flags), capture_output=True, text=True)
     assert done.returncode == 1
     assert "failed: bad.png: the file is empty" in done.stderr.splitlines()
     assert len((tmp_path / "out" / "quality.csv").read_text().splitlines()) == 2

@@ -6,11 +6,11 @@ import json
 import math
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
+import programs
 import pytest
 from simulated_readers import TIME, Reader, answer, make_key
 
@@ -335,7 +335,7 @@ def test_a_wrong_key_is_named(study, edit, message):
 
 
 def analyse(study, *flags):
-    command = [sys.executable, "-m", "experiments.reader_study.analyse", "--key", study / "key.json", *flags]
+    command = programs.python("-m", "experiments.reader_study.analyse", "--key", study / "key.json", *flags)
     command += ["--answers", study / "answers", "--output_dir", study / "out", "--bootstrap", "200"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, check=False)

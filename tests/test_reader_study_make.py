@@ -6,12 +6,12 @@ import os
 import re
 import struct
 import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import cv2
 import numpy as np
+import programs
 import pytest
 from PIL import Image
 
@@ -289,7 +289,7 @@ def test_a_study_is_never_overwritten(tmp_path):
 
 
 def program(folder, *flags):
-    command = [sys.executable, "-m", "experiments.reader_study.make", "--original", folder / "originals"]
+    command = programs.python("-m", "experiments.reader_study.make", "--original", folder / "originals")
     command += ["--restored", folder / "restored", "--output_dir", folder / "study", *flags]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, check=False)
@@ -333,7 +333,7 @@ def test_a_study_of_one_class_is_refused(tmp_path):
 
 
 def test_the_package_names_its_two_programs():
-    command = [sys.executable, "-m", "experiments.reader_study"]
+    command = programs.python("-m", "experiments.reader_study")
     for flags, code in ((["--help"], 0), ([], 1)):
         done = subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == code

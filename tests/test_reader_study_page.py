@@ -4,13 +4,13 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
+import programs
 import pytest
 
 from experiments.reader_study import answers, measures
@@ -225,7 +225,7 @@ def test_two_readers_read_reload_and_are_analysed(reading, study, tmp_path):
         check(path, reading.key, reader.lower(), wanted)
         expected.append(wanted)
         tab.close()
-    command = [sys.executable, "-m", "experiments.reader_study.analyse", "--key", study / "key.json"]
+    command = programs.python("-m", "experiments.reader_study.analyse", "--key", study / "key.json")
     command += ["--answers", folder, "--output_dir", tmp_path / "out", "--bootstrap", "200"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr

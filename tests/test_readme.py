@@ -4,10 +4,10 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+import programs
 import pytest
 
 from r2c_gan.data.images import write_image
@@ -55,7 +55,8 @@ def test_the_programs_in_the_order_of_the_readme(place):
             modules.append(arguments.pop(0))
         else:
             modules.append("r2c_gan.cli." + name.removeprefix("r2c-gan-").replace("-", "_"))
-        run([sys.executable, "-m", modules[-1], *arguments, *(SMALL if modules[-1].endswith(".train") else [])], place)
+        small = SMALL if modules[-1].endswith(".train") else []
+        run(programs.python("-m", modules[-1], *arguments, *small), place)
     assert {"data_prep.prepare", *(f"r2c_gan.cli.{name}" for name in PROGRAMS)} == set(modules)
     assert (place / "results" / "paper" / "result.json").is_file()
     assert (place / "restored" / "predictions.csv").is_file()
@@ -67,7 +68,7 @@ def test_the_python_example(place, datasets_dir):
         (place / "dataset").symlink_to(datasets_dir)
     (example,) = blocks("python")
     example = example.replace("epochs=2", "epochs=1, load_size=36, crop_size=32, filters=4, precision='float32'")
-    assert "'covid'" in run([sys.executable, "-c", example], place)
+    assert "'covid'" in run(programs.python("-c", example), place)
     assert (place / "restored.png").is_file()
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import programs
 import pytest
 from PIL import Image
 from test_cli import call  # noqa: F401 - a fixture
@@ -879,7 +880,7 @@ def test_a_killed_run_loses_and_doubles_nothing(tmp_path):
         restore_files(Restorer(slow, (8, 8), 1, 2, checksum="abc"), sources, sys.argv[2], batch_size=2)
     """)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-c", script, str(tmp_path / "in"), str(tmp_path / "out")]
+    command = programs.python("-c", script, tmp_path / "in", tmp_path / "out")
     kills = 0
     for wait in (0.08, 0.15):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)

@@ -11,7 +11,6 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import time
 import zlib
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import programs
 import pytest
 
 pytest.importorskip("starlette", reason="the packages of r2c-gan[serve] are not installed")
@@ -466,7 +466,7 @@ def start(*arguments, module="r2c_gan.cli.serve"):
     repository = str(Path(__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([repository, os.environ.get("PYTHONPATH", "")])}
     return subprocess.Popen(
-        [sys.executable, "-m", module, *map(str, arguments)],
+        programs.python("-m", module, *arguments),
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -485,7 +485,7 @@ class Slow:
 """
     code += "\n".join([*lines, "made = server.Server(server.application(Slow()), port=0, stop_seconds=1)"])
     process = subprocess.Popen(
-        [sys.executable, "-c", code + "\nprint(made.url, flush=True)\nmade.run()"],
+        programs.python("-c", code + "\nprint(made.url, flush=True)\nmade.run()"),
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -7,12 +7,12 @@ import math
 import os
 import shutil
 import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import h5py
 import numpy as np
+import programs
 import pytest
 import tensorflow as tf
 from conftest import tiny_config, write_dataset
@@ -198,7 +198,7 @@ def test_killed_damaged_and_resumed_equals_uninterrupted(run_dir, datasets_dir, 
     """Killed in the middle of epoch 3, in another process; the newest checkpoint damaged; resumed in this process."""
     run, tests = tmp_path / "run", Path(__file__).parent
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests.parent), os.environ.get("PYTHONPATH", "")])}
-    program = [sys.executable, "-c", textwrap.dedent(KILLED_AT_STEP_8), datasets_dir, run, tests]
+    program = programs.python("-c", textwrap.dedent(KILLED_AT_STEP_8), datasets_dir, run, tests)
     killed = subprocess.run(program, env=environment, capture_output=True, text=True)
     assert killed.returncode == -9, killed.stderr
     assert [checkpoint.epoch for checkpoint in checkpoints.list_checkpoints(run)] == [1, 2]

@@ -6,10 +6,10 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 
 import cv2
 import numpy as np
+import programs
 import pytest
 from PIL import Image
 from test_prepare import gray, make_source
@@ -390,7 +390,7 @@ def test_the_probe_in_a_folder(folder):
 
 def program(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "data_prep.verify", "--workers=1", *map(str, arguments)], capture_output=True, text=True
+        programs.python("-m", "data_prep.verify", "--workers=1", *arguments), capture_output=True, text=True
     )
 
 

@@ -7,13 +7,13 @@ import select
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
+import programs
 import pytest
 from test_images import write_dicom
 
@@ -107,7 +107,7 @@ def test_what_a_file_is_called_cannot_become_markup():
 def program(*arguments, code=None, **environment):
     start = ["-m", "r2c_gan.cli.view"] if code is None else ["-c", code]
     return subprocess.Popen(
-        [sys.executable, *start, *arguments],
+        programs.python(*start, *arguments),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
