@@ -11,12 +11,15 @@ JAX_VENV := .venv-jax
 quickstart: $(VENV)/installed
 	$(BIN)/python -m experiments.quickstart --output_dir quickstart --overwrite
 
-test: $(VENV)/installed
-	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
+# Long files first: see tests/conftest.py.
+PYTEST := $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 
-# Also what is marked as slow: more mutated files for the reader, for one.
-test-all: $(VENV)/installed
-	$(BIN)/python -m pytest -m "slow or not slow" --numprocesses=auto --dist=loadfile --no-loadscope-reorder
+test: $(VENV)/installed
+	$(PYTEST)
+
+# Also what is marked (see pyproject.toml), and JAX, from an environment of its own.
+test-all: $(VENV)/installed $(JAX_VENV)/installed
+	R2C_GAN_JAX_PYTHON=$(CURDIR)/$(JAX_VENV)/bin/python $(PYTEST) -m ""
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -30,8 +33,7 @@ test-addons: $(VENV)/installed $(ADDONS_VENV)/installed
 
 # The package on JAX in an environment without TensorFlow, held against TensorFlow in the other one.
 test-jax: $(VENV)/installed $(JAX_VENV)/installed
-	R2C_GAN_JAX_PYTHON=$(CURDIR)/$(JAX_VENV)/bin/python $(BIN)/python -m pytest --numprocesses=auto \
-		--dist=loadfile tests/test_jax.py tests/test_jax_benchmark.py tests/test_jax_data.py tests/test_jax_distribution.py
+	R2C_GAN_JAX_PYTHON=$(CURDIR)/$(JAX_VENV)/bin/python $(PYTEST) -m "" tests/test_jax*.py
 
 $(VENV)/installed: setup.py requirements.txt
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11, 3.12 or 3.13 is needed; name it with make PYTHON=/path/to/python" >&2; exit 1; }

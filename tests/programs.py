@@ -158,6 +158,7 @@ def _read(client):
 def _become(request):
     """Makes of this process what the interpreter, started anew, would be."""
     import random
+    import tempfile
     import types
 
     import numpy as np
@@ -172,6 +173,7 @@ def _become(request):
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    tempfile.tempdir = None  # what the server has found to be it
     random.seed()
     np.random.seed()
     kind, what, *rest = request["arguments"]

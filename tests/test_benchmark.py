@@ -13,6 +13,7 @@ from r2c_gan.models.model import R2CGAN
 from r2c_gan.models.reference_weights import assign_reference_weights
 
 METHODS = {"operational": 3, "convolutional-light": 1, "convolutional": 1}
+EACH = ["operational", "convolutional-light", pytest.param("convolutional", marks=pytest.mark.slow)]
 
 
 def batch(n=1, size=16):
@@ -30,7 +31,7 @@ def eagerly():
     tf.config.run_functions_eagerly(False)
 
 
-@pytest.fixture(params=METHODS)
+@pytest.fixture(params=EACH)
 def pair(request, eagerly):
     """Both implementations with the same weights."""
     q = METHODS[request.param]

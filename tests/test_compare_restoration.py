@@ -580,6 +580,7 @@ def run(*arguments):
     return subprocess.run(command, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_program(copied, tmp_path, monkeypatch):
     for folder in ("valA", "valA_reference"):  # two images are enough for the whole grids
         for index in (2, 3):

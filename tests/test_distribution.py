@@ -60,6 +60,7 @@ def runs(datasets_dir, tmp_path_factory):
     return folder / "one", folder / "two"
 
 
+@pytest.mark.slow
 def test_two_devices_train_what_one_trains(runs):
     """After three steps: later, Adam has made more of the order in which two shares of a gradient are added up."""
     one, two = (arrays_of(weights_file(run, 1)) for run in runs)
@@ -70,12 +71,14 @@ def test_two_devices_train_what_one_trains(runs):
     assert max(np.abs(one[name] - after[name]).max() for name in one if "image_pool" in name) > 0.1
 
 
+@pytest.mark.slow
 def test_two_devices_report_the_losses_of_one(runs):
     for one, two in zip(*map(history, runs), strict=True):
         for name in one:
             assert float(two[name]) == pytest.approx(float(one[name]), rel=1e-4, abs=1e-5), name
 
 
+@pytest.mark.slow
 def test_the_run_is_an_ordinary_one(runs):
     images = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3))
     one, two = (Restorer.load(run, "latest")(images) for run in runs)

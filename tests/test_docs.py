@@ -41,24 +41,30 @@ def blocks(page):
     return [(language, text) for language, text in fenced if language in ("sh", "python")]
 
 
-@pytest.fixture
-def place(run_dir, datasets_dir, tmp_path):
+@pytest.fixture(scope="module")
+def made(run_dir, datasets_dir, tmp_path_factory):
     """A folder in which the pages' names exist: a run and its evaluation, a datasets folder, radiographs to restore."""
-    shutil.copytree(run_dir, tmp_path / "runs" / "paper")
-    (tmp_path / "dataset").symlink_to(datasets_dir)
-    run = tmp_path / "runs" / "paper"
-    evaluation = tmp_path / "results" / "paper"
-    command = programs.python("-m", "r2c_gan.cli.evaluate", "--model", run, "--datasets_dir", tmp_path / "dataset")
-    _succeeds([*command, "--output_dir", evaluation], REPOSITORY)
+    folder = tmp_path_factory.mktemp("docs")
+    run = folder / "runs" / "paper"
+    shutil.copytree(run_dir, run)
+    (folder / "dataset").symlink_to(datasets_dir)
+    command = programs.python("-m", "r2c_gan.cli.evaluate", "--model", run, "--datasets_dir", folder / "dataset")
+    _succeeds([*command, "--output_dir", folder / "results" / "paper"], REPOSITORY)
     rng = np.random.default_rng(0)
     for index in range(3):
         smooth = np.cumsum(rng.normal(0, 0.02, (60, 50, 1)), axis=0)
-        write_image(tmp_path / "radiographs" / f"{index}.png", np.clip(smooth, -1, 1))
-    shutil.copy(tmp_path / "radiographs" / "0.png", tmp_path / "radiograph.png")
-    write_authors_checkpoint(tmp_path / "checkpoints" / "operational", "operational", q=3, epoch=1)
-    _write_dicom(tmp_path)
-    _write_sources(tmp_path, rng)
-    return tmp_path
+        write_image(folder / "radiographs" / f"{index}.png", np.clip(smooth, -1, 1))
+    shutil.copy(folder / "radiographs" / "0.png", folder / "radiograph.png")
+    write_authors_checkpoint(folder / "checkpoints" / "operational", "operational", q=3, epoch=1)
+    _write_dicom(folder)
+    _write_sources(folder, rng)
+    return folder
+
+
+@pytest.fixture
+def place(made, tmp_path):
+    """A copy of it."""
+    return Path(shutil.copytree(made, tmp_path, symlinks=True, dirs_exist_ok=True))
 
 
 def _write_sources(folder, rng):
@@ -89,6 +95,7 @@ def _write_dicom(folder):
     shutil.copy(folder / "radiograph.dcm", folder / "study")
 
 
+@pytest.mark.guides
 @pytest.mark.parametrize("page", list(filter(blocks, PAGES)), ids=lambda page: page.stem)
 def test_a_page_does_what_it_says(page, place, monkeypatch):
     missing = [name for name in NEEDS.get(page.stem, ()) if importlib.util.find_spec(name) is None]

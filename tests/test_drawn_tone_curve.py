@@ -64,6 +64,7 @@ def test_only_what_is_exposed_moves_the_curve():
         assert [gradient is not None for gradient in gradients] == [moves] * 4
 
 
+@pytest.mark.slow
 def test_it_learns_how_exposures_vary_from_images_that_are_not_pairs():
     """Content differs in brightness by itself; of the poor images half are 0.4 lighter or darker at random."""
     rng = np.random.default_rng(0)

@@ -85,6 +85,7 @@ def assert_same_run(run, other, epochs=EPOCHS):
     assert not [path for path in (run / "checkpoints").iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.kills
 def test_killed_twenty_times_equals_uninterrupted(datasets_dir, tmp_path):
     """SIGKILL at random moments after the start of the training; every step is saved, so many hit a saving."""
     rng = random.Random(0)
@@ -111,7 +112,7 @@ def test_killed_twenty_times_equals_uninterrupted(datasets_dir, tmp_path):
     assert_same_run(run, tmp_path / "uninterrupted", KILLED["epochs"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.kills), signal.SIGTERM])
 def test_asked_to_end_it_saves_and_goes_on(uninterrupted, datasets_dir, tmp_path, number):
     run = tmp_path / "run"
     program = start(PROGRAM, TESTS, datasets_dir, run, {"epochs": EPOCHS, "save_minutes": 0})
@@ -132,6 +133,7 @@ def test_asked_to_end_it_saves_and_goes_on(uninterrupted, datasets_dir, tmp_path
     assert_same_run(run, uninterrupted)
 
 
+@pytest.mark.kills
 def test_a_saving_in_the_middle_of_an_epoch_is_exact(uninterrupted, datasets_dir, tmp_path, monkeypatch):
     """Interrupted after every single step, so that each step is resumed from."""
     run, steps = tmp_path / "run", 4
@@ -145,6 +147,7 @@ def test_a_saving_in_the_middle_of_an_epoch_is_exact(uninterrupted, datasets_dir
     assert_same_run(run, uninterrupted)
 
 
+@pytest.mark.kills
 def test_a_damaged_unfinished_checkpoint_is_passed_over(uninterrupted, datasets_dir, tmp_path, monkeypatch, caplog):
     config = tiny_config(datasets_dir, tmp_path, epochs=EPOCHS)
     monkeypatch.setattr(Interruption, "__enter__", lambda self: setattr(self, "signal", signal.SIGTERM) or self)
@@ -196,6 +199,7 @@ def test_a_file_in_the_place_of_the_run_folder_is_named(datasets_dir, tmp_path):
     assert (tmp_path / "run").read_text() == "a file"
 
 
+@pytest.mark.kills
 def test_no_room_for_a_checkpoint_keeps_the_last_good_one(uninterrupted, datasets_dir, tmp_path):
     """A limit on the size of files makes the operating system refuse the writing, as a full disk would."""
     run = tmp_path / "run"
@@ -218,6 +222,7 @@ def test_no_room_for_a_checkpoint_keeps_the_last_good_one(uninterrupted, dataset
     assert not [path for path in (run / "checkpoints").iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_early_stopping_is_recorded_and_final(datasets_dir, tmp_path, monkeypatch):
     """F1 is made to fall from the second epoch on: with a patience of 2, the third is the last."""
     scores = iter([0.5, 0.4, 0.5, 0.9])

@@ -19,6 +19,8 @@ from r2c_gan.models.schedules import LinearDecay
 from r2c_gan.options.network import PAPER_METHODS
 
 SIZE = 16
+# The deep network's steps take as long as all others together.
+EACH = [pytest.param(name, marks=pytest.mark.slow) if name == "convolutional" else name for name in PAPER_METHODS]
 
 
 def batch(seed=0, n=2, size=SIZE, channels=3):
@@ -132,7 +134,7 @@ def descend(networks, gradients, rate):
         variable.assign_sub(rate * biases.get(variable.path, 1) * gradient)
 
 
-@pytest.mark.parametrize("method", PAPER_METHODS)
+@pytest.mark.parametrize("method", EACH)
 def test_a_step_is_the_authors_step(method):
     weights = LossWeights(cycle=3.0, identity=2.0, classification=0.7)
     rates = 0.05, 0.02
@@ -233,7 +235,7 @@ def test_evaluation_changes_nothing_and_agrees_with_training():
         assert trained[name] == pytest.approx(result[name], rel=1e-5)
 
 
-@pytest.mark.parametrize("method", PAPER_METHODS)
+@pytest.mark.parametrize("method", EACH)
 def test_training_lowers_the_cycle_loss(method):
     model = tiny(method, filters=4)
     model.compile(Adam(2e-3), Adam(2e-3))
@@ -378,6 +380,7 @@ def saved(tmp_path_factory):
     return folder, restored, state(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["keras", "h5"])
 def test_a_fresh_process_restores_everything(saved, kind):
     folder, restored, _ = saved
@@ -389,6 +392,7 @@ def test_a_fresh_process_restores_everything(saved, kind):
     assert not all(np.array_equal(a, b) for a, b in zip(fresh, restored, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["keras", "h5"])
 def test_a_fresh_process_trains_on_bit_for_bit(saved, kind):
     folder, before, trained = saved
@@ -396,6 +400,7 @@ def test_a_fresh_process_trains_on_bit_for_bit(saved, kind):
     assert not all(np.array_equal(a, b) for a, b in zip(before, trained, strict=True))
 
 
+@pytest.mark.slow
 def test_loaded_model_keeps_its_settings(saved):
     model = keras.saving.load_model(saved[0] / "model.keras")
     assert model.config == R2CGAN(**CONFIG).config

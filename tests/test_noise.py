@@ -132,6 +132,7 @@ def test_steps_draw_three_times_each_and_judging_draws_nothing():
     assert all(float(first[name]) > 0 for name in ("cycle_a", "cycle_b")) and second.keys() == first.keys()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_resumed_draws_as_if_it_had_not_been(datasets_dir, tmp_path):
     settings = {"noise_channels": 2, "cycle_a_loss_weight": 0.0, "identity_a_loss_weight": 0.0, "epochs": 2}
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"

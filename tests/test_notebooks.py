@@ -91,10 +91,12 @@ def trained(tmp_path_factory):
     return found
 
 
+@pytest.mark.notebooks
 def test_one_trains(trained):
     assert (trained / "result.json").is_file()
 
 
+@pytest.mark.notebooks
 def test_one_takes_the_run_of_another(trained, tmp_path, monkeypatch):
     run(REPOSITORY / "notebooks" / "where_it_looks.ipynb", tmp_path, monkeypatch, MODEL=trained)
     assert not list(tmp_path.glob("run-*"))  # nothing was trained anew
@@ -103,6 +105,7 @@ def test_one_takes_the_run_of_another(trained, tmp_path, monkeypatch):
 OTHERS = [path for path in NOTEBOOKS if path.stem not in ("train_and_restore", "where_it_looks")]
 
 
+@pytest.mark.notebooks
 @pytest.mark.parametrize("path", OTHERS, ids=lambda path: path.stem)
 def test_it_runs(path, tmp_path, monkeypatch):
     run(path, tmp_path, monkeypatch)

@@ -20,6 +20,7 @@ from experiments.reader_study.study import write_study
 from r2c_gan.data import images
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.browser
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 CASES, REPEATS = 4, 1
 PAIRS = CASES + REPEATS

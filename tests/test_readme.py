@@ -44,6 +44,7 @@ def place(tmp_path_factory, datasets_dir):
     return folder
 
 
+@pytest.mark.guides
 def test_the_programs_in_the_order_of_the_readme(place):
     commands = [shlex.split(line, comments=True) for block in blocks("sh") for line in block.splitlines()]
     modules = []
@@ -63,6 +64,7 @@ def test_the_programs_in_the_order_of_the_readme(place):
     assert (place / "exported" / "saved_model.pb").is_file()
 
 
+@pytest.mark.guides
 def test_the_python_example(place, datasets_dir):
     if not (place / "dataset").exists():  # where this test runs alone
         (place / "dataset").symlink_to(datasets_dir)

@@ -249,6 +249,7 @@ def check_result(tab, model, path, passes, bits):
     assert np.abs(saved / (2**bits - 1) - (expected.image[..., 0] + 1) / 2).max() < 1e-4 + 0.51 / (2**bits - 1)
 
 
+@pytest.mark.browser
 def test_a_png_is_restored_in_two_passes_compared_and_downloaded(tab, model):
     path = page.HERE / "examples" / "noise.png"
     upload(tab, path)
@@ -262,6 +263,7 @@ def test_a_png_is_restored_in_two_passes_compared_and_downloaded(tab, model):
     assert all(tab.locator("#result img").evaluate_all("all => all.map(image => image.alt.length > 10)"))
 
 
+@pytest.mark.browser
 def test_a_dicom_file_is_restored_with_16_bits(tab, model, tmp_path):
     pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed")
     dataset = pydicom.Dataset()
@@ -276,6 +278,7 @@ def test_a_dicom_file_is_restored_with_16_bits(tab, model, tmp_path):
     check_result(tab, model, path, 1, 16)
 
 
+@pytest.mark.browser
 def test_unusable_files_are_refused_and_the_page_goes_on(tab, model, tmp_path):
     tab.expected_errors = ["413"]
     (tmp_path / "broken.png").write_bytes(b"no image")
@@ -291,6 +294,7 @@ def test_unusable_files_are_refused_and_the_page_goes_on(tab, model, tmp_path):
     check_result(tab, model, page.HERE / "examples" / "noise.png", 1, 8)
 
 
+@pytest.mark.browser
 def test_two_people_with_files_of_one_name_get_their_own(browser, server, model, tmp_path):
     """Both restore before either downloads; and nobody else's result can be asked for by its name."""
     tabs, links = [], []
@@ -325,6 +329,7 @@ def test_two_people_with_files_of_one_name_get_their_own(browser, server, model,
         tab.close()
 
 
+@pytest.mark.browser
 def test_a_phone_shows_all_without_scrolling_sideways(tab):
     tab.set_viewport_size({"width": 390, "height": 844})
     tab.get_by_role("button", name="Phantom: noise, veil").click()
