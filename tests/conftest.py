@@ -23,6 +23,12 @@ def pytest_sessionfinish():
     programs.stop()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _jax_cache(tmp_path_factory):
+    """What one process on JAX has compiled, the others need not."""
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.getbasetemp() / "jax_compiled")
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     """Every test starts from the same seeds. Files that need no Keras do not pay for its import."""

@@ -71,6 +71,7 @@ def test_the_host_pool_fills_then_swaps():
     assert set(returned) <= set(images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimisation", benchmark.OPTIMISATIONS)
 def test_an_optimisation_taken_away_leaves_the_result(optimisation, eagerly):
     upsampling = "resize" if optimisation == benchmark.ENLARGING else "transposed"

@@ -189,6 +189,7 @@ def test_weights_without_optimizers_cannot_go_on_training(tmp_path):
         checkpoints.load_weights(model, checkpoint)
 
 
+@pytest.mark.slow
 def test_a_run_with_moving_averages_restores_with_these(tmp_path):
     model = R2CGAN(**model_config(pool_size=0))
     schedule = LinearDecay(0.05, total_steps=9, decay_start=9)

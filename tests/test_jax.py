@@ -82,7 +82,6 @@ def jax_process(source, folder, given, **environment):
         **os.environ,
         "KERAS_BACKEND": "jax",
         "JAX_PLATFORMS": platform,
-        "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONPATH": os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")]),
         **environment,

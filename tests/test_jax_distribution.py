@@ -42,7 +42,7 @@ TRAIN = """
         if ending.code:
             raise
 """
-EPOCHS = 25
+EPOCHS = 12
 
 
 def settings(datasets_dir, run, **changes):
