@@ -63,6 +63,15 @@ def start(source, *arguments, **options):
     return subprocess.Popen(command, env=environment, text=True, **{**pipes, **options})
 
 
+def begun(program):
+    """Waits until its training has begun; returns the number of the process."""
+    for line in program.stdout:
+        word, *number = line.split()
+        if word == "began":
+            return int(*number)
+    raise AssertionError(program.stderr and program.stderr.read())
+
+
 @pytest.fixture(autouse=True, scope="module")
 def no_drawing():
     """A fifth of so short a training; what is drawn has tests of its own."""
@@ -94,12 +103,11 @@ def test_killed_twenty_times_equals_uninterrupted(datasets_dir, tmp_path):
     reached = [0]
     for kill in range(KILLS):
         with start(TOLD + PROGRAM, *arguments, stderr=subprocess.DEVNULL) as program:
-            word, process = program.stdout.readline().split()
-            assert word == "began"
+            process = begun(program)
             for _ in range(rng.randint(0, 4)):  # none: while the first step is still being traced
                 assert program.stdout.readline() == "stepped\n"
             time.sleep(rng.uniform(0, 0.2))
-            os.kill(int(process), signal.SIGKILL)
+            os.kill(process, signal.SIGKILL)
         assert program.returncode == -9, f"the run was over before kill {kill}"
         found = checkpoints.list_checkpoints(run) + checkpoints.list_unfinished(run)
         reached.append(max((checkpoint.step for checkpoint in found), default=0))
@@ -116,7 +124,7 @@ def test_killed_twenty_times_equals_uninterrupted(datasets_dir, tmp_path):
 def test_asked_to_end_it_saves_and_goes_on(uninterrupted, datasets_dir, tmp_path, number):
     run = tmp_path / "run"
     program = start(PROGRAM, TESTS, datasets_dir, run, {"epochs": EPOCHS, "save_minutes": 0})
-    assert program.stdout.readline().startswith("began ")
+    begun(program)
     while not (run / "history.csv").exists():  # into the second epoch
         time.sleep(0.01)
         assert program.poll() is None
@@ -169,7 +177,7 @@ def test_a_second_process_is_refused(datasets_dir, tmp_path):
     run = tmp_path / "run"
     first = start(PROGRAM, TESTS, datasets_dir, run, {"epochs": 5000})
     try:
-        _, process = first.stdout.readline().split()
+        process = begun(first)
         with pytest.raises(UserError, match=rf"is being trained by another process \(process {process} on .+\)"):
             train(tiny_config(datasets_dir, run, epochs=5000))
     finally:
