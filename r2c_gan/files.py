@@ -65,6 +65,11 @@ def leftovers(path):
     return list(path.parent.glob(glob.escape(_prefix(path)) + "?" * 8 + glob.escape(_suffix(path))))
 
 
+def leftovers_in(folder):
+    """The temporary files that killed processes left of any `atomic_path` in a folder that is one process's alone."""
+    return list(Path(folder).glob("." + "[0-9a-f]" * 10 + "." + "?" * 8 + ".*"))
+
+
 def _prefix(path):
     """Short, because a name of 250 bytes leaves a longer one no room, and the path's own: nobody else's are swept."""
     return f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:10]}."

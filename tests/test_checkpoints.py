@@ -153,6 +153,18 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path):
     assert epochs(tmp_path) == [2, 4, 5]
 
 
+@pytest.mark.parametrize("name", ["epoch-00002.weights.h5", "epoch-00002.json", "step-000000004.weights.h5"])
+def test_pruning_sweeps_what_a_killed_saving_left(tmp_path, name):
+    plant(tmp_path, 1)
+    kept = set((tmp_path / "checkpoints").iterdir())
+    with files.atomic_path(tmp_path / "checkpoints" / name) as leftover:
+        os.link(leftover, tmp_path / "half")
+    (tmp_path / "checkpoints" / name).unlink()
+    os.rename(tmp_path / "half", leftover)
+    checkpoints.prune(tmp_path, keep=2)
+    assert set((tmp_path / "checkpoints").iterdir()) == kept
+
+
 def test_pruning_without_validation(tmp_path):
     plant(tmp_path, 1, 2, 3)
     checkpoints.prune(tmp_path, keep=1)

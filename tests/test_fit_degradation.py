@@ -2,10 +2,10 @@
 
 import json
 import subprocess
-import sys
 
 import cv2
 import numpy as np
+import programs
 import pytest
 
 from data_prep import fit_degradation, fitted_degradation
@@ -98,7 +98,7 @@ def test_the_program(tmp_path):
         for number, film in enumerate(given):
             images.write_image(tmp_path / folder / f"{number}.png", 2 * film[..., None] - 1)
     output = tmp_path / "fit.json"
-    command = [sys.executable, "-m", "data_prep.fit_degradation", f"--datasets_dir={tmp_path}", f"--output={output}"]
+    command = programs.python("-m", "data_prep.fit_degradation", f"--datasets_dir={tmp_path}", f"--output={output}")
     command += ["--generations=2", "--sample=16"]
     subprocess.run(command, check=True, capture_output=True)
     record = json.loads(output.read_text())

@@ -2,9 +2,9 @@
 
 import json
 import subprocess
-import sys
 
 import numpy as np
+import programs
 import pytest
 
 from r2c_gan.data import datasets as data
@@ -141,11 +141,11 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(folder):
 
 
 def test_the_program(folder):
-    command = [sys.executable, "-m", "experiments.train_restorer", f"--datasets_dir={folder}", "--paired"]
-    command += [f"--output_dir={folder / 'run'}", "--filters=8", "--epochs=1", "--batch_size=4"]
+    start = programs.python("-m", "experiments.train_restorer", f"--datasets_dir={folder}")
+    command = [*start, "--paired", f"--output_dir={folder / 'run'}", "--filters=8", "--epochs=1", "--batch_size=4"]
     command += ["--method=convolutional-light"]
     subprocess.run(command, check=True, capture_output=True)
     measured = json.loads((folder / "run" / "test.json").read_text())["test"][folder.name]
     assert measured["n"] == 4 and measured["restored"]["psnr"] > 0 and measured["good_film_restored_psnr"] > 0
-    bare = subprocess.run([*command[:3], command[3], f"--output_dir={folder / 'x'}"], capture_output=True, text=True)
+    bare = subprocess.run([*start, f"--output_dir={folder / 'x'}"], capture_output=True, text=True)
     assert bare.returncode == 1 and "there are no pairs" in bare.stderr

@@ -262,7 +262,7 @@ def prune(run, keep):
     for checkpoint in list_unfinished(run):
         if found and checkpoint.step <= found[-1].step:
             _delete(checkpoint)
-    for leftover in [*_folder(run).glob(".epoch-*"), *_folder(run).glob(".step-*")]:
+    for leftover in files.leftovers_in(_folder(run)):
         leftover.unlink(missing_ok=True)
 
 
