@@ -46,7 +46,9 @@ def disc(size=64):
     "name",
     ["covid_123.png", "covid-19_7.png", "COVID19.png", "covid19(2).jpg", "COVID-19 (12).png", "covid.png",
      "a_COVID.png", "CovidPositive1.png", "testCovid_3.png", "COVIDPneumonia-4.png", "university_covid_3.png",
-     "mask-covid-1.png", "covid-19-infection-exclusive-symptoms-l.png"],
+     "mask-covid-1.png", "covid-19-infection-exclusive-symptoms-l.png", "covid_0.png", "COVID-00012.png",
+     "covid_cxnet_0125.png", "covid-19-pneumonia-12-PA.png", "COVID - 3.png", "sub-S09876_ses-E1_covid_vp-ap_dx.png",
+     "covid_patient3_day2_nonagon_ante.png", "covid+ve_1.png", "covid_1a2f.png"],
 )  # fmt: skip
 def test_covid_as_a_word_of_its_own(name):
     assert class_of_name(name) == 1
@@ -59,6 +61,21 @@ def test_covid_as_a_word_of_its_own(name):
 )  # fmt: skip
 def test_names_without_covid_are_controls_as_the_authors_have_it(name):
     assert class_of_name(name) == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["PCRneg_covid", "PCRNEG_covid", "pcrneg_covid", "coviD_nOn", "covid_ruled_out", "rule-out-covid",
+     "viral_pneumonia_covid_rejected", "denied_covid", "covid_unlikely", "covid-absence", "covid_nil", "covid_minus",
+     "covid_ve-", "covid-ve", "covid_-ve_3", "covid-", "covid\u2212", "covid_pcr-", "covid-_3", "covid_n", "covid_N_5",
+     "other_than_covid", "sin_covid", "sans-covid", "ohne_covid", "kein_covid", "covid_negatief", "covid_negativo",
+     "pre_covid", "post-covid", "suspected_covid", "possible covid", "covid_probable", "covid?", "COVID_recovered",
+     "exCOVID", "covid=0", "covid_test_negative.1", "no.covid.5", "covid19negative", "C0VID_1", "c\u03bfvid_2"],
+)  # fmt: skip
+@pytest.mark.parametrize("suffix", ["", ".png"])
+def test_negations_and_doubts_are_no_label(name, suffix):
+    with pytest.raises(ValueError, match="'covid'"):
+        class_of_name(name + suffix)
 
 
 @pytest.mark.parametrize(

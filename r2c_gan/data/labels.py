@@ -2,8 +2,8 @@
 
 A label comes from, in this order: a `labels.csv` (columns file,label) in the domain's folder or in the datasets folder,
 paths relative to it; sub-folders named after the classes; the word "covid" in the file's own name, as the authors have
-it. A name that holds "covid" beside a negation, or only as a part of a word, is refused: a wrong label is worse than
-none.
+it. A name that holds "covid" beside a negation or a doubt, or only as a part of a word, is refused: a wrong label is
+worse than none. Numbers say nothing: "covid_0" is the first of a series.
 """
 
 import csv
@@ -26,12 +26,31 @@ FROM_NAMES, FROM_FOLDERS = "file names", "class folders"
 
 _BETWEEN = re.compile(r"(?<=[a-z0-9])[\s_-]+(?=[a-z0-9])")
 _COVID = re.compile("covid", re.IGNORECASE)
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_LETTERS = re.compile(r"[^\W\d_]+")
+# How capitals may divide letters into words: "testNeg", "PCRNeg"; "PCRneg". All readings count, the undivided one too.
+_DIVISIONS = (re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+"), re.compile(r"[A-Z]{2,}|[A-Z]?[a-z]+"))
 _NEGATION = re.compile(
-    r"no|non|none|nor|not|neg.*|never|without|free|un|anti|false|absent|excluded|undetected|"
-    r"normal|controls?|healthy"
+    r"n|no|non|none|nor|not|nil|null|neg.*|.*neg|.*negativ.*|never|without|wo|free|un|anti|false|minus|absen.*|lack.*|"
+    r"exclud.*|exclusion|rul(e|ed|es|ing)|reject.*|den(y|ied|ies)|refuted?|undetected|uninfected|"
+    r"other|others|than|normal|controls?|healthy|"
+    r"sin|sans|sem|senza|ohne|kein.*|nicht|zonder|geen"
 )
-_OTHER_WORDS = re.compile(r"positive|corona(?=virus|[^a-z]|$)|ncov|sars[^a-z0-9]*cov", re.IGNORECASE)
+# Words that leave open whether the patient has COVID-19 at the time of the image.
+_DOUBT = re.compile(
+    r"pre|post|ex|former(ly)?|prior|previous(ly)?|past|history|before|after|recover.*|convalescen.*|healed|resolved|"
+    r"cured|survivors?|suspect.*|suspicion|suspicious|possibl[ey]|probabl[ey]|presum.*|likely|unlikely|maybe|perhaps|"
+    r"doubt.*|uncertain|unclear|unknown|unconfirmed|unproven|equivocal|indeterminate|inconclusive|pending|query|"
+    r"question.*|differential|ddx|vs|versus|mimic.*|like|long|screen.*|vaccin.*|exposed|contacts?"
+)
+# Signs that say the same: (-), -ve, a minus that ends a word or begins the name, a question mark, "covid=0", "!covid".
+_SIGN = re.compile(
+    r"\(-\)|(?<![+])\bve\b(?![+])|(?<=[^\W_])-(?=\s*[_)\].]|$)|^-|\?|[=:]\s*0(?!\d)|[!~\u00ac]\s*(?=covid)",
+    re.IGNORECASE,
+)
+_MINUS = re.compile("[\u2010-\u2015\u2212\uff0d]")
+_OTHER_WORDS = re.compile(
+    r"positive|corona(?=virus|[^a-z]|$)|ncov|sars[^a-z0-9]*cov|c[0\u03bf\u043e]v[i1l]d|cov[1l]d", re.IGNORECASE
+)
 _MASK_FOLDER = re.compile(r".*masks?|groundtruths?")  # as `_letters` writes them
 _MASK_FILE = re.compile(r"(?<![a-z])((lungs?|infections?|left|right)?masks?|ground[ _-]?truths?)(?![a-z])")
 
@@ -75,10 +94,20 @@ def class_of_name(name):
         return 0
     if not all(_is_word(name, match) for match in found):
         raise ValueError("'covid' is a part of a longer word")
-    negations = [word for word in _WORD.findall(_COVID.sub(" ", name)) if _NEGATION.fullmatch(word.lower())]
-    if negations or "(-)" in name:
-        raise ValueError(f"'covid' beside {(negations or ['(-)'])[0]!r}")
+    if sign := _SIGN.search(_MINUS.sub("-", name).replace("_", " _ ")):
+        raise ValueError(f"'covid' beside {sign[0].strip()!r}")
+    for word in _words(_COVID.sub(" ", name)):
+        if _NEGATION.fullmatch(word.lower()) or _DOUBT.fullmatch(word.lower()):
+            raise ValueError(f"'covid' beside {word!r}")
     return 1
+
+
+def _words(text):
+    """The words that a text may hold, by every reading of its capitals."""
+    for letters in _LETTERS.findall(text):
+        yield letters
+        for division in _DIVISIONS:
+            yield from division.findall(letters)
 
 
 def _is_word(name, match):
