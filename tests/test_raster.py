@@ -1,7 +1,10 @@
 """Every bit depth, kind of samples and compression of PNG, JPEG and TIFF, against hand-made bytes or Pillow."""
 
 import io
+import itertools
+import shutil
 import struct
+import subprocess
 import tracemalloc
 import zlib
 
@@ -231,6 +234,55 @@ def test_a_jpeg_cut_at_a_restart_marker_is_refused(read, options):
     for at in (marks[len(marks) // 2], marks[-1], marks[-1] + 2):
         with pytest.raises(ImageError, match="truncated"):
             read(data[:at] + b"\xff\xd9")
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("options", ["restarts", "progressive with restarts"])
+def test_a_jpeg_damaged_between_two_restart_markers_is_refused(read, mode, options):
+    """Every other interval is whole, so the decoder goes on after the damage as if nothing were."""
+    data = jpeg(mode, **OPTIONS[options])
+    marks = [at for at in range(len(data) - 1) if data[at] == 0xFF and 0xD0 <= data[at + 1] <= 0xD7]
+    for mark, following in list(itertools.pairwise(marks))[:3]:
+        assert b"\xff\xc4" not in data[mark:following], "two scans"
+        half = data[: (mark + following) // 2].rstrip(b"\xff")
+        with pytest.raises(ImageError, match="truncated"):
+            read(half + data[following:])
+        for changed in (
+            data[:mark] + data[following:],  # an interval lacks, so the numbers jump
+            data[:mark] + data[marks[marks.index(mark) + 8] :],  # eight lack, so they do not
+            data[:following] + data[mark:following] + data[following:],  # one is there twice
+            data[:mark] + b"\xff\xd7" + data[mark + 2 :],
+        ):
+            with pytest.raises(ImageError, match="restart markers"):
+                read(changed)
+    plain = jpeg(mode)
+    middle = plain.index(b"\xff\xda") + 2000
+    with pytest.raises(ImageError, match="restart interval"):  # which no segment announces
+        read(plain[:middle].rstrip(b"\xff") + b"\xff\xd0" + plain[middle:])
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("size", [(1, 1), (15, 33), (16, 32), (17, 8)])
+def test_restart_intervals_of_any_size(read, rows, subsampling, size):
+    for options in ({"restart_marker_rows": rows}, {"restart_marker_blocks": rows}):
+        for progressive in (False, True):
+            buffer = io.BytesIO()
+            Image.fromarray(picture(*size)).save(
+                buffer, "JPEG", subsampling=subsampling, progressive=progressive, **options
+            )
+            data = buffer.getvalue()
+            expected = np.asarray(Image.open(io.BytesIO(data)))
+            same(read(data), expected / 255, 1e-6)
+
+
+@pytest.mark.skipif(shutil.which("jpegtran") is None, reason="jpegtran is not installed")
+@pytest.mark.parametrize("options", [[], ["-progressive"], ["-restart", "1B"]])
+def test_arithmetic_coding_leaves_out_zeros_at_the_end(read, options):
+    for quality in range(60, 90, 5):
+        data = jpeg("L", quality=quality)
+        coded = subprocess.run(["jpegtran", "-arithmetic", *options], input=data, capture_output=True, check=True)
+        np.testing.assert_array_equal(read(coded.stdout), read(data))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])

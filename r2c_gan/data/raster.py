@@ -250,6 +250,8 @@ def _with_alpha(levels, bits, alpha):
 _MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)  # in compressed data; FF00 and restarts belong to it
 _FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA}  # baseline to lossless, then the arithmetically coded ones
 _PROGRESSIVE = {0xC2, 0xCA}
+_LOSSLESS, _ARITHMETIC = {0xC3}, {0xC9, 0xCA}
+_RESTART = re.compile(rb"\xff+([\xd0-\xd7])", re.DOTALL)
 _EXIF = b"Exif\0\0"
 _NOISE = bytes(np.random.default_rng(0).integers(1, 255, 1024, np.uint8))  # without FF
 
@@ -277,10 +279,10 @@ def _from_inks(light):
 
 @dataclasses.dataclass
 class _Jpeg:
-    """A JPEG taken apart: what bears on its pixels, once as it is and once with noise behind each scan.
+    """A JPEG taken apart: what bears on its pixels, once as it is and once with noise behind each restart interval.
 
-    Where a scan holds all of its pixels, the decoder passes over the noise; where it ends too early, it takes it for
-    pixels, while without it they would silently be gray.
+    Where an interval (a whole scan, if there are no restarts) holds all of its pixels, the decoder passes over the
+    noise; where it ends too early, it takes it for pixels, while without it they would silently be gray.
     """
 
     height: int
@@ -295,7 +297,7 @@ class _Jpeg:
 
 def _parsed_jpeg(path, data):
     whole, filled = [b"\xff\xd8"], [b"\xff\xd8"]
-    frame, adobe, orientation, restarts = None, False, None, False
+    frame, adobe, orientation, interval = None, False, None, 0
     missing = {}  # component -> what of its 64 coefficients (progressive), or of itself, no scan has given yet
     at = 2
     while True:
@@ -321,9 +323,9 @@ def _parsed_jpeg(path, data):
                 raise ImageError(f"{path}: damaged JPEG (two frames)")
             frame = _jpeg_frame(path, kind, body)
             units = range(64) if kind in _PROGRESSIVE else range(1)
-            missing = {component: set(units) for component in frame[3]}
+            missing = {component: set(units) for component in frame.sampling}
         elif kind == 0xDD:
-            restarts = any(body)
+            interval = int.from_bytes(body[:2], "big")
         elif kind == 0xEE and body.startswith(b"Adobe"):
             adobe = True
         elif kind == 0xE1 and body.startswith(_EXIF) and orientation is None:
@@ -334,22 +336,42 @@ def _parsed_jpeg(path, data):
         at = end
         if kind == 0xDA:
             if frame:
-                _give(path, frame[4], body, missing)
+                _give(path, frame.kind, body, missing)
             match = _MARKER.search(data, at)
             end = match.start() if match else len(data)
             scan = data[at:end].rstrip(b"\xff")
             whole.append(scan)
-            filled += [scan, _noise(scan) if restarts else _NOISE]
+            filled.append(_filled(path, scan, frame, body, interval) if frame else scan)
             at = end
     if not frame or any(missing.values()):
         raise ImageError(f"{path}: truncated or damaged JPEG")
-    height, width, bits, components, _ = frame
     whole, filled = (b"".join([*parts, b"\xff\xd9"]) for parts in (whole, filled))
-    return _Jpeg(height, width, len(components), bits, adobe, orientation or 1, whole, filled)
+    return _Jpeg(frame.height, frame.width, len(frame.sampling), frame.bits, adobe, orientation or 1, whole, filled)
+
+
+@dataclasses.dataclass
+class _Frame:
+    """A frame header; `sampling` has the (horizontal, vertical) factors of each component."""
+
+    kind: int
+    height: int
+    width: int
+    bits: int
+    sampling: dict
+
+    def units(self, components):
+        """The minimum coded units of a scan of some components."""
+        side = 1 if self.kind in _LOSSLESS else 8
+        most = [max(factors) for factors in zip(*self.sampling.values(), strict=True)]
+        own = self.sampling[components[0]] if len(components) == 1 else most
+        count = 1
+        for size, factor, largest in zip((self.width, self.height), own, most, strict=True):
+            sampled = -(-size * factor // largest)
+            count *= -(-sampled // (side if len(components) == 1 else side * largest))
+        return count
 
 
 def _jpeg_frame(path, kind, body):
-    """(height, width, bits, component identifiers, kind) of a frame header."""
     if kind not in _FRAMES:
         raise ImageError(f"{path}: unsupported JPEG (process {kind - 0xC0})")
     if len(body) < 6 or len(body) < 6 + 3 * body[5]:
@@ -357,7 +379,11 @@ def _jpeg_frame(path, kind, body):
     bits, height, width, count = struct.unpack_from(">BHHB", body)
     if bits != 8:
         raise ImageError(f"{path}: unsupported JPEG ({bits} bits; 8 are read)")
-    return height, width, bits, body[6 : 6 + 3 * count : 3], kind
+    components = [body[at : at + 2] for at in range(6, 6 + 3 * count, 3)]
+    sampling = {name: (factors >> 4, factors & 15) for name, factors in components}
+    if len(sampling) != count or not all(across and down for across, down in sampling.values()):
+        raise ImageError(f"{path}: truncated or damaged JPEG")
+    return _Frame(kind, height, width, bits, sampling)
 
 
 def _give(path, kind, body, missing):
@@ -373,10 +399,30 @@ def _give(path, kind, body, missing):
         missing.get(component, set()).difference_update(given)
 
 
-def _noise(scan):
-    """Noise with restart markers in it, from the one on that would come next."""
-    count = len(re.findall(rb"\xff+[\xd0-\xd7]", scan))
-    return _NOISE + b"".join(bytes([0xFF, 0xD0 + (count + n) % 8]) + _NOISE for n in range(8))
+def _filled(path, scan, frame, header, interval):
+    """A scan with noise behind each of its restart intervals, which must be as many as its pixels need, in order.
+
+    The decoder skips to the next restart that it expects, and leaves gray what lies between.
+    """
+    numbers = [mark[0] & 7 for mark in _RESTART.findall(scan)]
+    components = header[1 : 1 + 2 * header[0] : 2]
+    if not components or not set(components) <= set(frame.sampling):
+        raise ImageError(f"{path}: truncated or damaged JPEG")
+    count = -(-frame.units(components) // interval) if interval else 1
+    if len(numbers) not in (count - 1, count) or numbers != [number % 8 for number in range(len(numbers))]:
+        # some programs write one more behind the last interval
+        raise ImageError(f"{path}: truncated or damaged JPEG (restart markers lack, or are not in order)")
+    noise = _NOISE[: max(32, len(_NOISE) * 1024 // count)]
+    if frame.kind in _ARITHMETIC:
+        noise = bytes(3) + noise  # zeros are left out at the end of what is coded so
+    if not numbers:
+        return scan + noise
+    if len(numbers) == count:
+        last = list(_RESTART.finditer(scan))[-1]
+        if last.end() < len(scan):
+            raise ImageError(f"{path}: damaged JPEG (pixels behind the last restart interval)")
+        scan = scan[: last.start()]
+    return _RESTART.sub(lambda mark: noise + mark[0], scan) + noise
 
 
 def _exif_orientation(exif):
