@@ -413,11 +413,43 @@ def test_nothing_of_the_patient_is_left_inside_of_sequences(tmp_path, stored):
     written = (tmp_path / "derived.dcm").read_bytes()
     for secret in ("Doe", "Jane", "P-4711", "20040826", "1.2.3.77", "1.2.3.3", "Poe"):
         assert secret.encode() not in written, secret
-    assert derived.AnatomicRegionSequence[0].CodeMeaning == "Chest structure"
+    assert derived.AnatomicRegionSequence[0].CodeMeaning == "Thoracic structure (body structure)"  # PS3.16
     assert derived.AnatomicRegionSequence[0].AnatomicRegionModifierSequence[0].CodeValue == "24028007"
     assert derived.ViewCodeSequence[0].CodeValue == "399348003"
     kept, _ = derive(tmp_path, tmp_path / "a.dcm")
     assert kept.AnatomicRegionSequence[0].PatientID == "P-4711"  # nothing was asked for
+
+
+def test_no_free_text_is_left_where_terms_and_codes_are_expected(tmp_path, stored):
+    def code(value, **elements):
+        item = Dataset()
+        item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "SCT", "JANE DOE"
+        for keyword, content in elements.items():
+            setattr(item, keyword, content)
+        return item
+
+    terms = ["BodyPartExamined", "ViewPosition", "DetectorType", "Grid", "PositionerType", "FieldOfViewShape"]
+    terms += ["PixelIntensityRelationship", "LossyImageCompressionMethod", "PixelSpacingCalibrationType"]
+    terms += ["ConversionType", "PresentationIntentType", "ImageLaterality", "Laterality", "Modality"]
+    region = code("51185008", CodingSchemeVersion="JANE", LongCodeValue="JANE")
+    region.AnatomicRegionModifierSequence = [code("JANE"), code("24028007")]
+    elements = study(
+        **{keyword: "CHEST JANE" if keyword == "BodyPartExamined" else "JANE" for keyword in terms},
+        PatientOrientation=["DOE", "JANE"],
+        ManufacturerModelName="JANE",
+        SoftwareVersions=["JANE", "DOE"],
+        AnatomicRegionSequence=[region],
+        ViewCodeSequence=[code("JANE")],
+    )
+    file = images.read_file(write_dicom(tmp_path / "a.dcm", stored, **elements))
+    dataset, _ = derived_dicom.derived(file.dicom, file.pixels, "Restored.", SALT, "ANON-0001")
+    derived_dicom.write(tmp_path / "derived.dcm", dataset)
+    written = (tmp_path / "derived.dcm").read_bytes()
+    assert b"JANE" not in written and b"DOE" not in written
+    again = pydicom.dcmread(tmp_path / "derived.dcm")
+    assert [item.CodeValue for item in again.AnatomicRegionSequence] == ["51185008"]
+    assert [item.CodeValue for item in again.AnatomicRegionSequence[0].AnatomicRegionModifierSequence] == ["24028007"]
+    assert "ViewCodeSequence" not in again and "ContributingEquipmentSequence" not in again
 
 
 @pytest.mark.parametrize("said", ["YES", "NO", ""])

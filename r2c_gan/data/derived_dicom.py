@@ -4,7 +4,9 @@ Needs pydicom (the extra `dicom`). Attributes are called by their keywords in DI
 """
 
 import datetime
+import functools
 import math
+import re
 
 import numpy as np
 
@@ -62,11 +64,31 @@ _KEPT_WITHOUT_IDENTITY = {
     *("LossyImageCompressionRatio", "LossyImageCompressionMethod"),
 }
 
-# What it keeps inside of sequences, which are of codes here (PS3.3 section 8): an item may hold anything else too.
-_KEPT_IN_CODES = {
-    *("CodeValue", "LongCodeValue", "CodingSchemeDesignator", "CodingSchemeVersion", "CodeMeaning"),
-    *("AnatomicRegionModifierSequence", "ViewModifierCodeSequence"),
+# What their values may be, as regular expressions: the defined terms of PS3.3, for any word fits a code string.
+_TERMS = {
+    "Modality": "CR|DX|RG|OT|CT|MR|US|NM|PT|XA|RF|MG|IO|PX|ES|XC|GM|SM|OP",
+    "ConversionType": "DV|DI|DF|WSD|SD|SI|DRW|SYN",
+    "PresentationIntentType": "FOR PRESENTATION|FOR PROCESSING",
+    "BodyPartExamined": "CHEST|CHESTABDOMEN|CHESTABDPELVIS|NECKCHEST|NECKCHESTABDOMEN|THORAX|LUNG|RIB|RIBS|STERNUM|"
+    "HEART|CLAVICLE|SHOULDER|BREAST|ABDOMEN|ABDOMENPELVIS|SPINE|CSPINE|TSPINE|LSPINE|HEAD|SKULL|NECK|PELVIS|"
+    "WHOLEBODY",
+    "ViewPosition": "AP|PA|LL|RL|RLD|LLD|RLO|LLO|LAT|LATERAL",
+    "Laterality": "[RLUB]",
+    "ImageLaterality": "[RLUB]",
+    "PatientOrientation": "[APRLHF]{1,3}",
+    "PixelSpacingCalibrationType": "GEOMETRY|FIDUCIAL",
+    "Grid": "NONE|FIXED|FOCUSED|MOVING|RECIPROCATING|PARALLEL|CROSSED",
+    "DetectorType": "DIRECT|SCINTILLATOR|STORAGE|FILM",
+    "PositionerType": "CARM|COLUMN|NONE|MAMMOGRAPHIC|PANORAMIC|CEPHALOSTAT|RIGID",
+    "FieldOfViewShape": "RECTANGLE|ROUND|HEXAGONAL",
+    "PixelIntensityRelationship": "LIN|LOG|DISP",
+    "BurnedInAnnotation": "YES|NO",
+    "LossyImageCompression": "00|01",
+    "LossyImageCompressionMethod": "ISO_10918_1|ISO_14495_1|ISO_15444_1|ISO_15444_15|ISO_18181_1",
 }
+
+# What it keeps inside of sequences, which are of codes here (PS3.3 section 8): an item may hold anything else too.
+_KEPT_IN_CODES = {"CodeValue", "CodingSchemeDesignator", "AnatomicRegionModifierSequence", "ViewModifierCodeSequence"}
 
 # Attributes that the patient, study and series modules want to be there, be it without a value (type 2).
 _MAY_BE_EMPTY = (
@@ -135,7 +157,9 @@ def _derived(source, image, description, salt, patient):
         lambda tag, keyword: keyword in _KEPT_IN_CODES if deidentify else not tag.is_private,
         invalid,
     )
-    acquisition = _acquisition_equipment(source, deidentify, invalid)
+    if deidentify:
+        _keep_defined_terms(body)
+    acquisition = None if deidentify else _acquisition_equipment(source, invalid)
     new = FileDataset(None, body, preamble=b"\0" * 128, file_meta=FileMetaDataset())
     for keyword in _MAY_BE_EMPTY:
         if keyword not in new:
@@ -338,12 +362,45 @@ def _valid_copy(dataset, kept, kept_inside, invalid):
     return copy
 
 
-def _acquisition_equipment(source, deidentify, invalid):
+def _keep_defined_terms(body):
+    """Removes what a code string or a code may say beyond the standard's own words."""
+    for keyword, terms in _TERMS.items():
+        value = body.get(keyword) or []
+        if not all(re.fullmatch(terms, part) for part in ([value] if isinstance(value, str) else value)):
+            delattr(body, keyword)
+    _keep_known_codes(body)
+
+
+def _keep_known_codes(dataset):
+    """Leaves in its sequences, of codes all, those codes that the standard has, with the standard's meaning."""
+    for element in [element for element in dataset if element.VR == "SQ"]:
+        known = []
+        for item in element.value:
+            code = str(item.get("CodingSchemeDesignator")), str(item.get("CodeValue"))
+            if meaning := _standard_codes().get(code):
+                item.CodeMeaning = meaning[:64]
+                _keep_known_codes(item)
+                known.append(item)
+        if known:
+            element.value = known
+        else:
+            del dataset[element.tag]
+
+
+@functools.cache
+def _standard_codes():
+    """(CodingSchemeDesignator, CodeValue) -> CodeMeaning, of the anatomy and the views that PS3.16 names."""
+    from pydicom.sr.codedict import codes
+
+    concepts = (code for scheme in (codes.SCT, codes.DCM) for code in scheme.concepts.values())
+    return {(code.scheme_designator, code.value): code.meaning for code in concepts}
+
+
+def _acquisition_equipment(source, invalid):
     """The device that acquired the source, for ContributingEquipmentSequence; None if the source names none."""
-    keywords = {"Manufacturer", "ManufacturerModelName", "SoftwareVersions"}
-    if not deidentify:
-        keywords |= {"InstitutionName", "InstitutionAddress", "StationName", "InstitutionalDepartmentName"}
-        keywords |= {"DeviceSerialNumber", "DateOfLastCalibration", "TimeOfLastCalibration"}
+    keywords = {"Manufacturer", "ManufacturerModelName", "SoftwareVersions", "InstitutionName", "InstitutionAddress"}
+    keywords |= {"StationName", "InstitutionalDepartmentName", "DeviceSerialNumber"}
+    keywords |= {"DateOfLastCalibration", "TimeOfLastCalibration"}
     item = _valid_copy(source, lambda _, keyword: keyword in keywords, lambda *_: False, invalid)
     for keyword in [element.keyword for element in item if element.VM == 0]:
         delattr(item, keyword)
