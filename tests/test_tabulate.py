@@ -174,7 +174,7 @@ def test_a_wrong_name_is_refused(name):
         evidence.size_and_data(name)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/results.md", "docs/design.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md", "docs/design.md", "docs/train.md"])
 def test_a_page_holds_what_was_recorded(page):
     """Its tables are those that the recorded results give."""
     page = REPOSITORY / page

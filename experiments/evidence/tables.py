@@ -7,6 +7,8 @@ import numpy as np
 
 from experiments.evidence.rows import TITLES, Estimate, title
 from experiments.restoration import figures as restoration_figures
+from r2c_gan.cli import option_flags
+from r2c_gan.training.configuration import TrainingConfig
 
 RESTORATION = {"psnr": ("PSNR (dB)", 2), "ssim": ("SSIM", 3), "haarpsi": ("HaarPSI", 3)}
 # Of `experiments.evidence.options`.
@@ -199,6 +201,19 @@ def quickstart_table(result):
     cells += [f"{result[measure]:.2f}" for measure in ("f1", "auroc")]
     head = ["`make quickstart`", "n", "PSNR poor → restored (dB)", "SSIM poor → restored", "F1", "AUROC"]
     return markdown(head, [cells])
+
+
+def flags_table():
+    """Every flag of `r2c-gan-train` with its default and its help, as the options declare them."""
+    rows = []
+    for group, members in option_flags.groups(TrainingConfig).items():
+        rows.append([f"**{group}**", "", ""])
+        for field in members:
+            default = "none" if field.default is None else field.default
+            if isinstance(default, bool):
+                default = "on" if default else "off"
+            rows.append([f"`--{field.name}`", f"`{default}`", option_flags.describe(field).replace("|", "\\|")])
+    return markdown(["flag", "default", "meaning"], rows)
 
 
 def options_table(result):

@@ -52,7 +52,7 @@ def tables(results):
     Args:
         results: the folder of `experiments.evidence`; the other results are looked for beside it.
     """
-    made, drawn, main_rows = {}, {}, {}
+    made, drawn, main_rows = {"flags": evidence_tables.flags_table()}, {}, {}
     known = rows()
     compared = restorations(results.parent / "restoration")
     for size in sorted({size_and_data(row)[0] for row in known}, reverse=True):
@@ -106,7 +106,7 @@ def restorations(folder):
 
 def main():
     made, drawn = tables(Path(FLAGS.results_dir))
-    if not made:
+    if set(made) == {"flags"}:
         raise UserError(f"--results_dir={FLAGS.results_dir}: holds no result yet; run experiments.evidence first")
     if drawn:
         save_gains(drawn, Path(FLAGS.figures_dir) / "evidence_gains.png")
