@@ -12,6 +12,18 @@ import numpy as np
 import programs
 import pytest
 
+# Begun first, so that no worker is left alone with one of them at the end.
+LONG = (
+    *("test_jax_distribution", "test_jax", "test_docs", "test_interruption", "test_notebooks", "test_training"),
+    *("test_readme", "test_model", "test_reader_study_page", "test_restore_program", "test_noise", "test_step_order"),
+    *("test_benchmark", "test_reference", "test_server", "test_restorer_training", "test_distribution", "test_cli"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))
+
 
 def pytest_collection_finish():
     # What has been imported stays. To look through it again and again takes a tenth of the time of the tests.
