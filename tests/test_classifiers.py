@@ -221,6 +221,7 @@ def test_it_learns_and_result_history_and_model_belong_together(run, slopes_dir)
     assert {"data.json", "losses.png", "model.keras"} <= {path.name for path in run.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_end(runs, slopes_dir):
     whole, killed = runs
     assert [row["epoch"] for row in read_history(killed)] == [1, 2, 3]

@@ -120,7 +120,8 @@ def test_killed_twenty_times_equals_uninterrupted(datasets_dir, tmp_path):
     assert_same_run(run, tmp_path / "uninterrupted", KILLED["epochs"])
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.kills), signal.SIGTERM])
+@pytest.mark.kills
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_asked_to_end_it_saves_and_goes_on(uninterrupted, datasets_dir, tmp_path, number):
     run = tmp_path / "run"
     program = start(PROGRAM, TESTS, datasets_dir, run, {"epochs": EPOCHS, "save_minutes": 0})

@@ -118,6 +118,7 @@ def run(folder, output, report=lambda line: None, **changes):
     return restorer_training.train(small(output, **changes), sequence, validation, report)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_as_an_uninterrupted_one(folder):
     whole = run(folder, folder / "whole")
 
