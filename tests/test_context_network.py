@@ -118,6 +118,7 @@ def test_detail_of_a_place_is_that_of_what_lies_around_it():
     assert np.abs(before - after).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_as_a_saved_model(tmp_path):
     model = R2CGAN(method="operational-context", q=2, channels=1, filters=8, image_size=32, pool_size=0)
     randomise(model.restorer)

@@ -101,13 +101,13 @@ def test_a_page_does_what_it_says(page, place, monkeypatch):
     missing = [name for name in NEEDS.get(page.stem, ()) if importlib.util.find_spec(name) is None]
     if missing:
         pytest.skip(f"needs {', '.join(missing)}")
-    programs = place / "bin"
-    programs.mkdir()
+    bin_folder = place / "bin"
+    bin_folder.mkdir()
     for name in re.findall(r"^r2c-gan-[a-z-]+", "\n".join(text for _, text in blocks(page)), re.MULTILINE):
         module = "r2c_gan.cli." + name.removeprefix("r2c-gan-").replace("-", "_")
-        _write_program(programs / name, "-m", module)
-    _write_program(programs / "python")
-    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+        _write_program(bin_folder / name, "-m", module)
+    _write_program(bin_folder / "python")
+    monkeypatch.setenv("PATH", f"{bin_folder}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
     with contextlib.ExitStack() as servers:
         for language, text in blocks(page):
