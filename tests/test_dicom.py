@@ -3,13 +3,14 @@
 import io
 import shutil
 import subprocess
+import time
 import zlib
 
 import numpy as np
 import pytest
 from test_images import write_dicom
 
-from r2c_gan.data import images
+from r2c_gan.data import images, plausibility
 from r2c_gan.data.image_limits import ImageError, NotAnImageError
 
 pydicom = pytest.importorskip("pydicom", reason="DICOM needs the extra 'dicom'")
@@ -389,6 +390,60 @@ def test_a_header_alone(tmp_path):
     data = write(tmp_path / "a.dcm", ramp(12, False)).read_bytes()
     assert (dicom.header(data).Rows, dicom.header(data[:-300]).Columns) == SIZE
     assert dicom.header(b"no DICOM") is None
+
+
+@pytest.mark.parametrize("kind", ["elements", "zeros", "undefined", "nested", "in one", "deflated"])
+def test_many_elements_are_refused_before_they_are_read(tmp_path, kind):
+    path = write(tmp_path / "a.dcm", ramp(12, False))
+    data = path.read_bytes()
+    start = data.index(b"\x08\0")
+    if kind == "deflated":
+        data = deflated(path).read_bytes()
+        start = 144 + int.from_bytes(data[140:144], "little")
+    item = b"\xfe\xff\0\xe0"
+    few = b"".join(b"\x09\0" + (0x1000 + number).to_bytes(2, "little") + b"LO\0\0" for number in range(256))
+    many = few * 1000  # 2 MB, 256,000 elements
+    sequence = b"\x08\0\x40\x11SQ\0\0"
+    end = b"\xfe\xff\xdd\xe0\0\0\0\0"
+    added = {
+        "elements": many,
+        "zeros": bytes(50_000_000),
+        "undefined": sequence + b"\xff" * 4 + item + len(many).to_bytes(4, "little") + many + end,
+        "nested": sequence + (len(many) + 8).to_bytes(4, "little") + item + len(many).to_bytes(4, "little") + many,
+        "in one": sequence
+        + b"\xff" * 4
+        + item
+        + (len(many) + 20).to_bytes(4, "little")
+        + sequence
+        + (len(many) + 8).to_bytes(4, "little")
+        + item
+        + len(many).to_bytes(4, "little")
+        + many
+        + end,
+        "deflated": many,
+    }[kind]
+    if kind == "deflated":
+        packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+        data = data[:start] + packer.compress(many) + packer.flush()
+    else:
+        data = data[:start] + added + data[start:]
+    path.write_bytes(data)
+    begin = time.process_time()
+    with pytest.raises(ImageError, match=r"more than 20,000 data elements"):
+        images.read_image(path)
+    assert dicom.header(data) is None
+    assert time.process_time() - begin < 5
+
+
+def test_a_file_that_ends_inside_of_an_element_is_damaged(tmp_path):
+    """The length of an element takes in the rest, and what says that it is a radiograph."""
+    path = write(tmp_path / "a.dcm", ramp(12, False))
+    data = path.read_bytes()
+    start = data.index(b"\x08\0")
+    path.write_bytes(data[:start] + b"\x08\0\x08\0CS\xff\xff" + data[start:])
+    with pytest.raises(ImageError, match=r"ends inside of the element \(0008,0008\)") as caught:
+        plausibility.read_film(path)
+    assert not isinstance(caught.value, NotAnImageError)
 
 
 def jpeg(levels):

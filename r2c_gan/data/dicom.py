@@ -20,9 +20,15 @@ from r2c_gan.data.window import warning
 MAX_BYTES = 8 * MAX_PIXELS
 """The most bytes that a deflated file may hold."""
 
+MAX_ELEMENTS = 20_000
+"""The most data elements that a file may hold, those inside of sequences too. A radiograph has some hundred."""
+
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _JPEG = {f"1.2.840.10008.1.2.4.{end}" for end in ("50", "51", "57", "70", "80", "81")}  # JPEG and JPEG-LS
 _DEFLATED = b"\x02\0\x10\0UI\x16\0001.2.840.10008.1.2.1.99"  # the element TransferSyntaxUID
+_INFLATED = _DEFLATED[:-3] + b"\0\0\0"  # Explicit VR Little Endian
+_PIXEL_DATA = 0x7FE00010
+_ITEMS = {True: b"\xfe\xff\0\xe0", False: b"\xff\xfe\xe0\0"}  # what a sequence begins with; little endian?
 
 
 def read(path, data, window):
@@ -68,7 +74,7 @@ def read(path, data, window):
 def header(data):
     """The dataset of DICOM bytes without its pixels; None if they are none, or too damaged. Values may still not parse.
 
-    Nothing that a deflated file could blow up is inflated.
+    It is as bounded as `read`: by `MAX_BYTES` of a deflated file and `MAX_ELEMENTS`.
     """
     try:
         silence_pydicom()
@@ -98,14 +104,86 @@ def _parsed(data, stop_before_pixels=False):
 
     if data[128:132] != b"DICM":
         raise HeaderError(_without_prefix(data))
-    _check_inflated(data)
+    data, deflated = _inflated(data)
     try:
-        dataset = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=stop_before_pixels)
+        dataset = pydicom.dcmread(_Bounded(data), stop_before_pixels=stop_before_pixels)
+        _check_elements(dataset)
+    except HeaderError:
+        raise
     except Exception as error:  # many kinds, all about these bytes
         raise HeaderError(f"not a readable DICOM file ({said(error)})") from error
     if not getattr(dataset, "file_meta", {}).get("TransferSyntaxUID"):
         raise HeaderError("not a readable DICOM file (its File Meta Information names no TransferSyntaxUID)")
+    if deflated:
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
     return dataset
+
+
+class _Bounded(io.BytesIO):
+    """Bytes that are not read without end: pydicom takes 1 to 3 readings for an element, and goes on to the last."""
+
+    def __init__(self, data):
+        super().__init__(data)
+        self._left = 3 * MAX_ELEMENTS
+
+    def read(self, *size):
+        self._left -= 1
+        if self._left < 0:
+            raise _too_many()
+        return super().read(*size)
+
+
+def _too_many():
+    return HeaderError(f"not a readable DICOM file (it has more than {MAX_ELEMENTS:,} data elements)")
+
+
+def _check_elements(dataset):
+    """Raises if an element is cut short, or sequences that pydicom parses later hold too many elements."""
+    left = MAX_ELEMENTS
+    for tag, element in _elements(dataset):
+        value = element.value
+        if tag == _PIXEL_DATA or not isinstance(value, bytes) or not hasattr(element, "is_little_endian"):
+            continue  # pixels are checked when they are decoded; others are parsed
+        if element.length != 0xFFFFFFFF and len(value) < element.length:
+            raise HeaderError(
+                f"damaged DICOM file (it ends inside of the element {tag}, which would have {element.length:,} bytes)"
+            )
+        if value.startswith(_ITEMS[element.is_little_endian]):
+            left -= _count(value, "<" if element.is_little_endian else ">", element.is_implicit_VR, left)
+
+
+def _elements(dataset):
+    """(tag, element) of a dataset and of the sequences in it that are parsed; nothing else is parsed for it."""
+    for tag, element in dataset.items():
+        yield tag, element
+        if element.VR == "SQ" and not isinstance(element.value, bytes | None):
+            for item in element.value:
+                yield from _elements(item)
+
+
+def _count(data, order, implicit, limit):
+    """How many elements and items a sequence has, at all depths: those inside lie between the headers of the outer."""
+    header, position, count = struct.Struct(f"{order}HH2sH"), 0, 0
+    while position + 8 <= len(data):
+        count += 1
+        if count > limit:
+            raise _too_many()
+        group, _, vr, length = header.unpack_from(data, position)
+        long = struct.unpack_from(f"{order}I", data, position + 4)[0]
+        position += 8
+        if group == 0xFFFE:  # an item or the end of one or of a sequence
+            continue
+        if implicit or not vr.isalpha():
+            length = long
+        elif vr in _LONG_VRS and position + 4 <= len(data):
+            length = struct.unpack_from(f"{order}I", data, position)[0]
+            position += 4
+        if length != 0xFFFFFFFF and data[position : position + 4] != _ITEMS[order == "<"]:
+            position += length
+    return count
+
+
+_LONG_VRS = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 
 
 def _without_prefix(data):
@@ -117,17 +195,18 @@ def _without_prefix(data):
     return "not a readable DICOM file (no DICM at byte 128)"
 
 
-def _check_inflated(data):
-    """Inflates a deflated file piece by piece, and keeps nothing: pydicom would take whatever comes."""
+def _inflated(data):
+    """(the file with its data set inflated, whether it was deflated), piece by piece: pydicom would take what comes."""
     if _DEFLATED not in data[132:4096]:
-        return
+        return data, False
     if data[132:140] != b"\x02\0\0\0UL\x04\0":
         raise HeaderError("not a readable DICOM file (its File Meta Information has no group length)")
-    rest = data[144 + struct.unpack_from("<I", data, 140)[0] :]
-    inflater, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    start = 144 + struct.unpack_from("<I", data, 140)[0]
+    inflater, pieces, total, rest = zlib.decompressobj(-zlib.MAX_WBITS), [], 0, data[start:]
     try:
         while rest and not inflater.eof:
-            total += len(inflater.decompress(rest, 1 << 20))
+            pieces.append(inflater.decompress(rest, 1 << 20))
+            total += len(pieces[-1])
             rest = inflater.unconsumed_tail
             if total > MAX_BYTES:
                 raise HeaderError(f"the deflated data set holds more than {MAX_BYTES // 1_000_000} MB")
@@ -135,6 +214,7 @@ def _check_inflated(data):
         raise HeaderError(f"the deflated data set is damaged ({error})") from error
     if not inflater.eof:
         raise HeaderError("the deflated data set is cut short")
+    return b"".join([data[:start].replace(_DEFLATED, _INFLATED, 1), *pieces]), True
 
 
 def _require_image(path, dataset):
