@@ -10,8 +10,8 @@ from pathlib import Path
 from absl import flags
 from tqdm import tqdm
 
-from r2c_gan import images, plausibility
 from r2c_gan.cli import program
+from r2c_gan.data import images, plausibility
 from r2c_gan.errors import UserError
 
 FLAGS = flags.FLAGS
