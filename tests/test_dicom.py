@@ -435,6 +435,34 @@ def test_many_elements_are_refused_before_they_are_read(tmp_path, kind):
     assert time.process_time() - begin < 5
 
 
+@pytest.mark.parametrize("high", [11, 15, 13])
+@pytest.mark.parametrize("signed", [False, True])
+def test_rle_holds_containers_as_uncompressed_pixels_do(tmp_path, high, signed):
+    """Bits beside the stored ones, as those of an overlay, are no pixels."""
+    values = ramp(12, signed)
+    path = write(tmp_path / "a.dcm", values)
+    dataset = pydicom.dcmread(path)
+    containers = packed(values, 16, 12, high, noise=True)
+    dataset.HighBit, dataset.PixelRepresentation = high, int(signed)
+    dataset.PixelData = pydicom.encaps.encapsulate([rle(containers)])
+    dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
+    dataset.file_meta.TransferSyntaxUID = uid.RLELossless
+    pydicom.dcmwrite(path, dataset, enforce_file_format=True)
+    low, top = ends_of(12, signed)
+    np.testing.assert_allclose(read(path), (values - low) / (top - low) * 2 - 1, atol=1e-6)
+
+
+def rle(containers):
+    """A frame of 16 bits: literal runs alone, the high bytes' segment and the low bytes' (PS3.5 Annex G)."""
+    segments = []
+    for plane in (containers >> 8, containers & 0xFF):
+        rows = [row.astype(np.uint8).tobytes() for row in plane]
+        segment = b"".join(bytes([len(row) - 1]) + row for row in rows)
+        segments.append(segment + b"\0" * (len(segment) % 2))
+    offsets = [2, 64, 64 + len(segments[0])] + [0] * 13
+    return np.array(offsets, "<u4").tobytes() + b"".join(segments)
+
+
 def test_a_file_that_ends_inside_of_an_element_is_damaged(tmp_path):
     """The length of an element takes in the rest, and what says that it is a radiograph."""
     path = write(tmp_path / "a.dcm", ramp(12, False))

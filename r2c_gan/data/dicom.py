@@ -295,6 +295,7 @@ def _decoded(dataset, depth, kind):
     """Containers of gray pixels, [H, W] integers; of colour the values, [H, W, 3], YBR become RGB."""
     from pydicom.dataset import Dataset
     from pydicom.pixels import get_decoder
+    from pydicom.uid import RLELossless
 
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
@@ -324,7 +325,9 @@ def _decoded(dataset, depth, kind):
         _check_length(pixels)
     array = _array(decoder, pixels)
     if syntax.is_encapsulated:
-        if not depth.signed and kind not in _COLOUR and int(array.max()) > depth.ends[1]:
+        # RLE holds the containers as they are; their other bits are cut off as in uncompressed pixels.
+        gray = kind not in _COLOUR and not depth.signed and syntax != RLELossless
+        if gray and int(array.max()) > depth.ends[1]:
             raise HeaderError(f"the decoded pixels exceed BitsStored {depth.stored}")
         if syntax in _JPEG and not np.array_equal(array, _array(decoder, _with_noise(pixels))):
             raise HeaderError("the DICOM pixels cannot be decoded (the JPEG stream ends too early)")
