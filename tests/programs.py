@@ -38,13 +38,14 @@ def python(*arguments):
 
 def stop():
     """Ends the server of this process, if there is one."""
+    import shutil
+
     global _server
     if _server is not None:
         process, address = _server
         process.stdin.close()
         process.wait()
-        os.unlink(address)
-        os.rmdir(os.path.dirname(address))
+        shutil.rmtree(os.path.dirname(address), ignore_errors=True)
         _server = None
 
 
@@ -74,7 +75,10 @@ def _client(address, arguments):
     request = {"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}
     text = json.dumps(request).encode()
     with socket.socket(socket.AF_UNIX) as server:
-        server.connect(address)
+        try:
+            server.connect(address)
+        except OSError:  # somebody has tidied the temporary folder
+            os.execv(sys.executable, [sys.executable, *arguments])
         for number in PASSED_ON:
             signal.signal(number, lambda number, _: server.send(bytes([number])))
         socket.send_fds(server, [len(text).to_bytes(4, "big")], [0, 1, 2])
