@@ -4,6 +4,7 @@ import base64
 import contextlib
 import gzip
 import http.client
+import io
 import json
 import os
 import queue
@@ -20,6 +21,7 @@ import cv2
 import numpy as np
 import programs
 import pytest
+from PIL import Image, ImageOps
 
 pytest.importorskip("starlette", reason="the packages of r2c-gan[serve] are not installed")
 pytest.importorskip("uvicorn", reason="the packages of r2c-gan[serve] are not installed")
@@ -180,6 +182,55 @@ def request_of(value, **others):
     return {"signature_name": "serve_encoded", "instances": value, **others}
 
 
+def picture():
+    y, x = np.mgrid[:40, :64]
+    noise = np.random.default_rng(0).normal(0, 15, (40, 64))
+    return np.clip(3 * x + 2 * np.sin(y) + noise, 0, 255).astype(np.uint8)
+
+
+def jpeg():
+    return cv2.imencode(".jpg", picture(), [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
+
+
+def test_an_image_that_the_graph_would_mend_is_refused(address):
+    whole = jpeg()
+    assert call(address, "POST", PREDICT, request_of([b64(whole)]))[0] == 200
+    cut = whole[: len(whole) // 2].rstrip(b"\xff") + b"\xff\xd9"
+    answer = call(address, "POST", PREDICT, request_of([b64(whole), b64(cut)]))
+    assert_refused(answer, 400, "encoded[1]: truncated JPEG")
+    palette = Image.fromarray(picture() % 2 + 3).convert("P")
+    palette.putpalette(bytes(range(12)))
+    buffer = io.BytesIO()
+    palette.save(buffer, "PNG", bits=8)
+    data = buffer.getvalue()
+    at = data.index(b"PLTE")
+    length = int.from_bytes(data[at - 4 : at])
+    short = b"PLTE" + data[at + 4 : at + 10]  # two colours, where the pixels name others
+    short = struct.pack(">I", 6) + short + struct.pack(">I", zlib.crc32(short))
+    answer = call(address, "POST", PREDICT, request_of([b64(data[: at - 4] + short + data[at + 8 + length :])]))
+    assert_refused(answer, 400, "encoded[0]: damaged PNG (colour ")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_orientation_of_a_jpeg_is_applied(address, orientation):
+    exif = b"Exif\0\0MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 274, 3, 1, orientation, 0, 0)
+    plain = jpeg()
+    turned = plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + plain[2:]
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(turned)))
+    buffer = io.BytesIO()
+    upright.save(buffer, "PNG")
+    sent = [call(address, "POST", PREDICT, request_of([b64(data)])) for data in (turned, buffer.getvalue(), plain)]
+    assert sent[0][:2] == sent[1][:2] and (sent[0][1] == sent[2][1]) == (orientation == 1)
+
+
+def test_values_in_the_wrong_range_are_warned_of(address):
+    batch = np.random.default_rng(0).uniform(0, 1, (2, 8, 6, 1))
+    _, body, _ = call(address, "POST", PREDICT, {"inputs": batch.tolist()})
+    assert all("images are in [-1, 1]" in warning for warning in body["outputs"]["warning"])
+    for right in (batch - 0.5, 0 * batch):
+        assert "warning" not in call(address, "POST", PREDICT, {"inputs": right.tolist()})[1]["outputs"]
+
+
 BAD = {
     "not JSON": (b"{", "JSON parse error"),
     "nothing": (b"", "JSON parse error"),
@@ -284,6 +335,8 @@ def test_what_tensorflow_serving_takes(address, png):
     plain = json.dumps(request_of([b64(png)])).encode()
     expected = call(address, "POST", PREDICT, plain)[1]
     assert post(address, gzip.compress(plain), Content_Encoding="gzip")[:2] == (200, expected)
+    members = b"".join(gzip.compress(part) for part in (plain[:50], b"", plain[50:]))  # as RFC 1952 allows
+    assert post(address, members, Content_Encoding="gzip")[:2] == (200, expected)
     text = base64.encodebytes(png + b"\0").decode()  # what follows the end of a PNG is left alone
     assert "\n" in text and text.rstrip().endswith("=")
     for form in (text, text.replace("\n", "\r\n "), text.rstrip("=\n")):
@@ -296,9 +349,10 @@ def test_what_tensorflow_serving_takes(address, png):
 
 
 def test_compressed_bodies_that_are_refused(address):
-    bomb = gzip.compress(b" " * (20 * MAX_BODY))
-    assert len(bomb) < MAX_BODY
-    assert_refused(post(address, bomb, Content_Encoding="gzip"), 413, f"larger than {MAX_BODY} bytes when it is unpack")
+    for bomb in (gzip.compress(b" " * (20 * MAX_BODY)), 3 * gzip.compress(b" " * (MAX_BODY // 2))):
+        assert len(bomb) < MAX_BODY
+        answer = post(address, bomb, Content_Encoding="gzip")
+        assert_refused(answer, 413, f"larger than {MAX_BODY} bytes when it is unpack")
     whole = gzip.compress(b"{}")
     for damaged in (b"{}", whole[:-1], whole + b"{", whole[:8] + b"?" + whole[9:-8] + bytes(8)):
         assert_refused(post(address, damaged, Content_Encoding="gzip"), 400, "not gzip")
@@ -325,8 +379,9 @@ def test_a_body_that_breaks_off(address):
     assert call(address, "GET", "/v1/models/r2c_gan")[0] == 200
 
 
-def test_a_body_that_does_not_come(served):
-    application = server.application(served, body_seconds=0.2)
+@pytest.mark.parametrize("limit", ["body_seconds", "still_seconds"])
+def test_a_body_that_does_not_come(served, limit):
+    application = server.application(served, **{limit: 0.2})
     with server.Server(application, port=0).in_background() as url:
         host, port = url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=10) as connection:
@@ -382,6 +437,45 @@ def test_connections_that_say_nothing_make_room_for_others(impatient):
     assert all(is_closed(connection) for connection in silent[:7])
     started = time.monotonic()
     assert all(is_closed(connection) for connection in silent[7:]) and time.monotonic() - started < 5
+
+
+BEGUN = f"POST {PREDICT} HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n{{".encode()
+
+
+def test_bodies_that_do_not_come_keep_nobody_out(impatient):
+    """Neither of the queue, which they have not reached, nor of the connections, of which they are the stillest."""
+    model = Slow()
+    model.release.set()
+    with server.Server(server.application(model, workers=1, queue=1), port=0).in_background() as url:
+        host, port = url.removeprefix("http://").split(":")
+        with contextlib.ExitStack() as opened:
+            for _ in range(10):
+                opened.enter_context(socket.create_connection((host, int(port)), timeout=10)).sendall(BEGUN)
+            time.sleep(0.1)
+            assert call(f"{host}:{port}", "POST", PREDICT, {})[0] == 200
+    _, address, connect = impatient
+    begun = [connect(BEGUN) for _ in range(10)]
+    time.sleep(0.1)
+    assert call(address, "POST", PREDICT, {})[0] == 200
+    assert all(is_closed(connection) for connection in begun[:7])
+
+
+def test_bodies_that_arrive_share_a_limit_of_memory():
+    model = Slow()
+    model.release.set()
+    application = server.application(model, workers=1, queue=1, max_body=1000)
+    with server.Server(application, port=0).in_background() as url:
+        address = url.removeprefix("http://")
+        host, port = address.split(":")
+        head = BEGUN.replace(b"100000", b"1000")
+        with contextlib.ExitStack() as opened:
+            for _ in range(2):
+                opened.enter_context(socket.create_connection((host, int(port)), timeout=10)).sendall(head + b" " * 900)
+            time.sleep(0.2)
+            assert_refused(call(address, "POST", PREDICT, b" " * 300), 503, "too many large requests")
+            assert call(address, "POST", PREDICT, {})[0] == 200
+        time.sleep(0.2)
+        assert call(address, "POST", PREDICT, b" " * 300)[0] == 200
 
 
 def test_a_head_that_does_not_come(impatient):

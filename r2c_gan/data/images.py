@@ -138,10 +138,14 @@ def read_image(path, channels=None, window="full"):
 
 def read_file(path, channels=None, window="full"):
     """`read_image` with what else the file says: an `ImageFile`."""
+    return decode(path, _read_bytes(path), channels, window)
+
+
+def decode(path, data, channels=None, window="full"):
+    """`read_file` of the bytes of a file, whose name `path` stands in messages."""
     if channels not in (None, 1, 3):
         raise ValueError(f"channels must be 1, 3 or None, not {channels!r}")
     window = Window.parse(window)
-    data = _read_bytes(path)
     try:
         file = _read_dicom(path, data, window) if _is_dicom(path, data) else _read_raster(path, data, window)
         file.pixels = np.ascontiguousarray(with_channels(file.pixels, channels))

@@ -94,6 +94,20 @@ def decode(path, data):
     raise ImageError(f"{path}: not a PNG, JPEG, TIFF or DICOM image" + (f", but {kind} file" if kind else ""))
 
 
+def count_pixels(path, data):
+    """The pixels of a PNG or JPEG by its header.
+
+    Raises:
+        ImageError: if it is none, or a JPEG that is damaged.
+    """
+    if data.startswith(PNG):
+        return int.from_bytes(data[16:20]) * int.from_bytes(data[20:24])
+    if data.startswith(JPEG):
+        jpeg = _parsed_jpeg(path, data)
+        return jpeg.height * jpeg.width
+    raise ImageError(f"{path}: not the bytes of a PNG or JPEG file")
+
+
 def _check_budget(path, height, width, samples, size):
     """Raises `ImageError` for more than `MAX_DECODED` bytes of samples of `size` bytes, or a size that is not read."""
     check_size(path, height, width)

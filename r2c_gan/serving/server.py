@@ -13,6 +13,8 @@ import asyncio
 import base64
 import binascii
 import contextlib
+import gzip
+import io
 import logging
 import math
 import os
@@ -26,7 +28,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from r2c_gan.data import images, plausibility
+from r2c_gan.data import images, plausibility, raster
 from r2c_gan.errors import UserError
 from r2c_gan.restoration import saved_models
 
@@ -42,6 +44,7 @@ STOP_SECONDS = 10  # that requests have to end when the server is stopped
 BACKLOG = 64  # connections that the system accepts on our behalf; as many can be opened or closed at one time
 RESERVED_FILES = 2 * BACKLOG + 64  # open files that are no connections
 MAX_DECODED = 160_000_000
+MAX_FILE_PIXELS = 40_000_000  # of one image, as in the exported graph (`graph_images.MAX_PIXELS`)
 
 
 class RequestError(Exception):
@@ -110,47 +113,85 @@ class ServedModel:
         ((input_name, spec),) = signature.structured_input_signature[1].items()
         by_row = "instances" in request
         values = _rows(request["instances"], input_name) if by_row else _columns(request["inputs"], input_name)
-        array = _strings(values) if spec.dtype == tf.string else _numbers(values)
-        self._check(array, spec, input_name)
-        try:
-            outputs = {key: value.numpy() for key, value in signature(**{input_name: tf.constant(array)}).items()}
-        except tf.errors.ResourceExhaustedError as error:
-            raise RequestError(503, "not enough memory for this request") from error
-        except tf.errors.OpError as error:
-            raise RequestError(400, _reason(error)) from error
-        except UnicodeDecodeError as error:  # TensorFlow quotes the bytes that it cannot read
-            raise RequestError(400, "cannot be decoded") from error
-        if self.films is not None:
-            outputs |= self._judged(array)
+        if spec.dtype == tf.string:
+            outputs = self._predict_files(signature, _strings(values), input_name)
+        else:
+            outputs = self._predict_pixels(signature, _numbers(values), input_name, spec)
         return _answer(outputs, by_row)
 
-    def _judged(self, array):
-        """What speaks against the images being chest radiographs, as further outputs: `unlikeness` and `warning`."""
-        judged = [plausibility.judge(self.films, image if array.ndim == 4 else _gray(image)) for image in array]
-        warnings = [(warning or "").encode() for _, warning in judged]
-        scores = np.array([score for score, _ in judged], np.float32)
-        return {"unlikeness": scores, "warning": np.array(warnings, dtype=object)}
+    def _predict_pixels(self, signature, array, name, spec):
+        self._check(array, name, spec)
+        outputs = _run(signature, array)
+        judged = [plausibility.judge(self.films, image) for image in array] if self.films is not None else []
+        outputs |= _judgements(judged)
+        if 0 <= array.min() < array.max():  # as `Restorer` warns
+            given = outputs.get("warning", [b""] * len(array))
+            told = f"all values lie in [{array.min():.2g}, {array.max():.2g}]; images are in [-1, 1]".encode()
+            outputs["warning"] = np.array([b"; ".join(filter(None, (told, other))) for other in given], dtype=object)
+        return outputs
 
-    def _check(self, array, spec, name):
+    def _predict_files(self, signature, encoded, name):
+        """What a signature of files gives, of what the package's own reader makes of them.
+
+        The graph's decoders pass over damage, and over the orientation of a JPEG.
+        """
+        self._check_files(encoded, name)
+        (height, width), channels = self.record["image_size"], self.record["channels"]
+        batch, judged = np.empty((len(encoded), height, width, channels), np.float32), []
+        for number, data in enumerate(encoded):
+            try:
+                pixels = images.decode(f"{name}[{number}]", data, window="auto").pixels
+            except images.ImageError as error:
+                raise RequestError(400, str(error)) from error
+            if self.films is not None:
+                judged.append(plausibility.judge(self.films, pixels))
+            batch[number] = images.with_channels(images.resize(pixels, height, width), channels)
+        found = _run(self.signatures["serving_default"], batch)
+        likelier = np.argmax(found["probabilities"], axis=-1)
+        png_name = next(key for key in signature.structured_outputs if key.startswith("restored_png"))
+        return {
+            png_name: np.array([*map(_png, found["restored"]), None], dtype=object)[:-1],
+            "probabilities": found["probabilities"],
+            "label": np.array([self.record["classes"][index].encode() for index in likelier], dtype=object),
+            **_judgements(judged),
+        }
+
+    def _check(self, array, name, spec):
         if not spec.shape.is_compatible_with(array.shape):
             raise RequestError(400, f"{name}: of shape {list(array.shape)}; {_dimensions(spec)} is needed")
         if 0 in array.shape:
             raise RequestError(400, f"{name}: nothing in it (shape {list(array.shape)})")
-        if array.ndim == 4 and np.abs(array).max() > 1 + images.TOLERANCE:
+        if np.abs(array).max() > 1 + images.TOLERANCE:
             raise RequestError(400, f"{name}: values from {array.min():g} to {array.max():g}; images are in [-1, 1]")
-        size = array.shape[1:3] if array.ndim == 4 else self.record["image_size"]
-        pixels = len(array) * math.prod(size)
+        self._check_pixels(len(array), array.shape[1:3], name)
+
+    def _check_files(self, encoded, name):
+        if not encoded:
+            raise RequestError(400, f"{name}: nothing in it")
+        self._check_pixels(len(encoded), self.record["image_size"], name)
+        try:
+            sizes = [raster.count_pixels(f"{name}[{number}]", data) for number, data in enumerate(encoded)]
+        except images.ImageError as error:
+            raise RequestError(400, str(error)) from error
+        decoded = sum(sizes)
+        if decoded > self.max_decoded:
+            raise RequestError(
+                413, f"{name}: {decoded} pixels in all files; at most {self.max_decoded} a request are decoded"
+            )
+
+        if max(sizes) > MAX_FILE_PIXELS:
+            raise RequestError(
+                400,
+                f"{name}: an image of {max(sizes)} pixels; at most {MAX_FILE_PIXELS // 1_000_000} million are decoded",
+            )
+
+    def _check_pixels(self, count, size, name):
+        pixels = count * math.prod(size)
         if pixels > self.max_pixels:
             raise RequestError(
                 413,
-                f"{name}: {len(array)} images of {size[0]} x {size[1]} are {pixels} pixels; "
+                f"{name}: {count} images of {size[0]} x {size[1]} are {pixels} pixels; "
                 f"at most {self.max_pixels} a request go through the network",
-            )
-        decoded = sum(map(_pixels_of_file, array)) if array.dtype == object else 0
-        if decoded > self.max_decoded:
-            raise RequestError(
-                413,
-                f"{name}: {decoded} pixels in all files; at most {self.max_decoded} a request are decoded",
             )
 
     def metadata(self, name):
@@ -167,6 +208,32 @@ class ServedModel:
             "model_spec": {"name": name, "signature_name": "", "version": VERSION},
             "metadata": {"signature_def": {"signature_def": signatures}},
         }
+
+
+def _run(signature, array):
+    """The outputs of a signature of pixels, as arrays."""
+    import tensorflow as tf
+
+    try:
+        return {key: value.numpy() for key, value in signature(image=tf.constant(array)).items()}
+    except tf.errors.ResourceExhaustedError as error:
+        raise RequestError(503, "not enough memory for this request") from error
+    except tf.errors.OpError as error:
+        raise RequestError(400, _reason(error)) from error
+
+
+def _judgements(judged):
+    """(score, warning) of each image -> further outputs: `unlikeness` and `warning`; none of no images."""
+    if not judged:
+        return {}
+    warnings = [(warning or "").encode() for _, warning in judged]
+    scores = np.array([score for score, _ in judged], np.float32)
+    return {"unlikeness": scores, "warning": np.array(warnings, dtype=object)}
+
+
+def _png(image):
+    pixels = images.to_uint(image)
+    return cv2.imencode(".png", pixels[..., ::-1] if pixels.shape[-1] == 3 else pixels)[1].tobytes()
 
 
 def _rows(instances, name):
@@ -192,7 +259,7 @@ def _named(value, name):
 
 
 def _strings(values):
-    return np.array([_bytes(value) for value in values], dtype=object)
+    return [_bytes(value) for value in values]
 
 
 def _bytes(value):
@@ -207,40 +274,20 @@ def _bytes(value):
         raise RequestError(400, f"not base64 ({error})") from error
 
 
-def _pixels_of_file(encoded):
-    """The pixels of a PNG or JPEG by its header; 0 if it has none that can be read, and so is not decoded."""
-    import tensorflow as tf
-
-    if encoded.startswith(b"\x89PNG"):
-        return int.from_bytes(encoded[16:20]) * int.from_bytes(encoded[20:24])
-    try:
-        return math.prod(tf.io.extract_jpeg_shape(encoded).numpy().tolist()[:2])
-    except tf.errors.InvalidArgumentError:
-        return 0
-
-
 def _inflate(body, encoding, max_body):
     """The body of a request as it was before it was compressed."""
     if encoding in ("", "identity"):
         return body
     if encoding not in ("gzip", "x-gzip"):
         raise RequestError(415, f"Content-Encoding {encoding!r}; a body is taken as it is, or compressed by gzip")
-    inflate = zlib.decompressobj(zlib.MAX_WBITS | 16)
     try:
-        plain = inflate.decompress(body, max_body + 1)
-    except zlib.error as error:
+        with gzip.open(io.BytesIO(body)) as file:
+            plain = file.read(max_body + 1)
+    except (OSError, EOFError, zlib.error) as error:
         raise RequestError(400, f"not gzip ({error})") from error
     if len(plain) > max_body:
         raise RequestError(413, f"the request is larger than {max_body} bytes when it is unpacked")
-    if not inflate.eof or inflate.unused_data:
-        raise RequestError(400, "not gzip (it is cut off, or something follows it)")
     return plain
-
-
-def _gray(encoded):
-    """What the graph has decoded, float [H, W, 1] in [-1, 1]; a blank image of what OpenCV does not decode."""
-    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
-    return np.zeros((1, 1, 1), np.float32) if pixels is None else images.from_uint(pixels)[..., None]
 
 
 def _numbers(values):
@@ -293,7 +340,7 @@ def _answer(outputs, by_row):
     return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def application(model, name="r2c_gan", workers=2, queue=32, max_body=32 * 2**20, body_seconds=60):
+def application(model, name="r2c_gan", workers=2, queue=32, max_body=32 * 2**20, body_seconds=60, still_seconds=10):
     """The web application.
 
     Args:
@@ -303,6 +350,7 @@ def application(model, name="r2c_gan", workers=2, queue=32, max_body=32 * 2**20,
         queue: requests that may wait besides; more are answered with 503.
         max_body: bytes of a request.
         body_seconds: seconds that a request's body may take to arrive.
+        still_seconds: seconds in which nothing of it arrives, after which it is given up.
 
     Returns:
         A `starlette.applications.Starlette`.
@@ -313,7 +361,7 @@ def application(model, name="r2c_gan", workers=2, queue=32, max_body=32 * 2**20,
     from starlette.routing import Route
 
     executor = ThreadPoolExecutor(workers, thread_name_prefix="predict")
-    accepted = 0
+    accepted, memory = 0, _Memory((workers + queue) * max_body)
     metadata = model.metadata(name)
 
     def check_name(request):
@@ -322,18 +370,27 @@ def application(model, name="r2c_gan", workers=2, queue=32, max_body=32 * 2**20,
         if request.path_params.get("version", VERSION) != VERSION:
             raise RequestError(404, f"no version {request.path_params['version']!r} of {name!r}; there is {VERSION}")
 
+    def check_room():
+        if accepted >= workers + queue:
+            raise RequestError(503, "too many requests at once; try again later")
+
     async def predict(request):
         nonlocal accepted
         check_name(request)
-        if accepted >= workers + queue:
-            raise RequestError(503, "too many requests at once; try again later")
-        accepted += 1
-        try:
+        check_room()
+        with contextlib.closing(_Body(request, max_body, memory)) as arriving:
             try:
                 async with asyncio.timeout(body_seconds):
-                    body = await _read_body(request, max_body)
+                    body = await arriving.read(still_seconds)
             except TimeoutError as error:
-                raise RequestError(408, f"the request took longer than {body_seconds} s to arrive") from error
+                raise RequestError(
+                    408, f"the request took longer than {body_seconds} s to arrive, or was still for {still_seconds} s"
+                ) from error
+            except asyncio.CancelledError as error:
+                raise RequestError(503, "the server is being stopped") from error
+        check_room()  # only now: a body that does not come must keep nobody out
+        accepted += 1
+        try:
             encoding = request.headers.get("content-encoding", "").strip().lower()
             loop = asyncio.get_running_loop()
             answer = await loop.run_in_executor(executor, lambda: model.predict(_inflate(body, encoding, max_body)))
@@ -378,25 +435,50 @@ def application(model, name="r2c_gan", workers=2, queue=32, max_body=32 * 2**20,
     return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
 
 
-async def _read_body(request, max_body):
-    """The body of a request, which is thrown away as it comes if it is too large."""
-    from starlette.requests import ClientDisconnect
+class _Memory:
+    """Bytes that the bodies of all requests that are arriving may take together."""
 
-    chunks, size = [], 0
-    try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size <= max_body:
-                chunks.append(chunk)
-            else:
-                chunks.clear()
-                if size > DISCARD_FACTOR * max_body:
-                    break
-    except ClientDisconnect as error:
-        raise RequestError(400, "the request broke off") from error
-    if size > max_body:
-        raise RequestError(413, f"the request is larger than {max_body} bytes")
-    return b"".join(chunks)
+    def __init__(self, free):
+        self.free = free
+
+
+class _Body:
+    """The body of a request, which is thrown away as it comes if it is too large."""
+
+    def __init__(self, request, max_body, memory):
+        self._request, self._max_body, self._memory, self._taken = request, max_body, memory, 0
+
+    def close(self):
+        """Gives its memory back."""
+        self._memory.free += self._taken
+        self._taken = 0
+
+    async def read(self, still_seconds):
+        from starlette.requests import ClientDisconnect
+
+        chunks, size = [], 0
+        stream, loop = self._request.stream(), asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(still_seconds) as still:
+                async for chunk in stream:
+                    still.reschedule(loop.time() + still_seconds)
+                    size += len(chunk)
+                    if size <= self._max_body:
+                        if len(chunk) > self._memory.free:
+                            raise RequestError(503, "too many large requests at once; try again later")
+                        self._memory.free -= len(chunk)
+                        self._taken += len(chunk)
+                        chunks.append(chunk)
+                    else:
+                        chunks.clear()
+                        self.close()
+                        if size > DISCARD_FACTOR * self._max_body:
+                            break
+        except ClientDisconnect as error:
+            raise RequestError(400, "the request broke off") from error
+        if size > self._max_body:
+            raise RequestError(413, f"the request is larger than {self._max_body} bytes")
+        return b"".join(chunks)
 
 
 def _uvicorn(max_connections, head_seconds, idle_seconds, stop_seconds):
@@ -423,13 +505,16 @@ def _uvicorn(max_connections, head_seconds, idle_seconds, stop_seconds):
             super().connection_lost(exc)
 
         def waits(self):
-            """Whether the head of a request is waited for."""
+            """Whether a request, its head or its body, is waited for."""
+            return self._waits_for_head() or (self.cycle.more_body and not self.cycle.response_started)
+
+        def _waits_for_head(self):
             return self.cycle is None or self.cycle.response_complete
 
         def data_received(self, data):
-            waited = self.waits()
+            waited = self._waits_for_head()
             super().data_received(data)
-            if waited and not self.waits():
+            if waited and not self._waits_for_head():
                 self._set_alarm(None)
             elif waited and self._alarm is None:
                 self._set_alarm(head_seconds)
