@@ -262,6 +262,15 @@ def test_padding_is_black_and_does_not_count(tmp_path, vr, value, limit, kind):
     np.testing.assert_allclose(shown[6:], -expected if kind == "MONOCHROME1" else expected, atol=2e-6)
 
 
+def test_padding_of_shifted_values_is_compared_with_values_alone(tmp_path):
+    """16 in the upper 12 of 16 bits is 256 in its container; the container 16 holds the value 1."""
+    values = ramp(12, False)
+    values[0, :3] = 0, 1, 16
+    shown = read(write(tmp_path / "a.dcm", values, high=15, PixelPaddingValue=16))
+    expected = np.where(values == 16, -1, values / 2047.5 - 1)
+    np.testing.assert_allclose(shown, expected, atol=1e-6)
+
+
 def test_padding_above_the_stored_bits(tmp_path):
     """65535 in pixels of 12 bits is padding; the brightest pixel, 4095, is none."""
     values = ramp(12, False)
@@ -390,6 +399,15 @@ def test_a_header_alone(tmp_path):
     data = write(tmp_path / "a.dcm", ramp(12, False)).read_bytes()
     assert (dicom.header(data).Rows, dicom.header(data[:-300]).Columns) == SIZE
     assert dicom.header(b"no DICOM") is None
+
+
+@pytest.mark.parametrize("intercept", [0, -1, -100])
+def test_a_large_first_value_of_a_lut_where_few_values_are_negative(tmp_path, intercept):
+    """39999 is no -25537, below all that there can be."""
+    values, table = ramp(12, False) + 40000, curve(4096, 12)
+    item = lut_item(40000 + intercept, table, 12)
+    path = write(tmp_path / "a.dcm", values, 16, 16, RescaleSlope=1, RescaleIntercept=intercept, VOILUTSequence=[item])
+    np.testing.assert_allclose(read(path), table[values - 40000] / 2047.5 - 1, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["elements", "zeros", "undefined", "nested", "in one", "deflated"])

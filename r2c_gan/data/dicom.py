@@ -267,7 +267,7 @@ def _shown(path, dataset, window):
     valid = None if padding is None else ~padding
     image, scaling = _by_its_own_window(dataset, stored, depth) if window.prefers_own else (None, None)
     if image is None:
-        values, full = rescaled(dataset, stored, depth.ends, depth.signed)
+        values, full = rescaled(dataset, stored, depth.ends)
         scaled = window.scale(values, full, depth.stored > 8, valid)
         image, scaling, says = scaled.pixels, scaled.scaling, scaled.warning
     else:
@@ -283,7 +283,7 @@ def _by_its_own_window(dataset, stored, depth):
     """`windowed` of stored values, float32 in [-1, 1]; (None, None) if the header has neither VOI LUT nor window."""
     low, high = depth.ends
     few = depth.stored <= 16  # one entry for each value that there can be is less work than one for each pixel
-    values, full = rescaled(dataset, np.arange(low, high + 1) if few else stored, depth.ends, depth.signed)
+    values, full = rescaled(dataset, np.arange(low, high + 1) if few else stored, depth.ends)
     shown, scaling = windowed(dataset, values, full[0])
     if shown is None:
         return None, None

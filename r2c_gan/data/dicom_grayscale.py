@@ -141,6 +141,8 @@ class Depth:
             return None
         ends = [self._as_stored(first), self._as_stored(number(dataset, "PixelPaddingRangeLimit", first))]
         mask = np.less_equal(min(ends), values) & np.less_equal(values, max(ends))
+        if self.high != self.stored - 1:  # of shifted values the containers are other numbers
+            return mask
         # Bits above BitsStored may be set in padding only; they are cut off in the values.
         raw = containers.view(f"{containers.dtype.byteorder}u{containers.dtype.itemsize}")
         return mask | (raw == int(first) % 2**self.allocated)
@@ -153,14 +155,13 @@ class Depth:
 # --- Modality transformation ------------------------------------------------------------------------------------------
 
 
-def rescaled(dataset, values, ends, signed):
+def rescaled(dataset, values, ends):
     """Applies the modality LUT or the rescale.
 
     Args:
         dataset: the header.
         values: integers, the stored values.
         ends: (lowest, highest) value that can be stored.
-        signed: whether they are signed.
 
     Returns:
         (values, finite numbers; the lowest and highest that there can be).
@@ -168,7 +169,7 @@ def rescaled(dataset, values, ends, signed):
     Raises:
         HeaderError: if the transformation cannot be used.
     """
-    lut = Lut.of(dataset, "ModalityLUTSequence", signed)
+    lut = Lut.of(dataset, "ModalityLUTSequence", ends[0])
     if lut is not None:
         return lut(values), (0, 2**lut.bits - 1)
     slope, intercept = number(dataset, "RescaleSlope", 1.0), number(dataset, "RescaleIntercept", 0.0)
@@ -197,13 +198,13 @@ class Lut:
     bits: int
 
     @classmethod
-    def of(cls, dataset, sequence, signed):
+    def of(cls, dataset, sequence, low):
         """The first LUT of a sequence; None if there is none, or one without data.
 
         Args:
             dataset: the header.
             sequence: keyword of the sequence.
-            signed: whether the values that it maps can be negative.
+            low: the lowest value that there can be: whether they can be negative says how the first is meant.
 
         Raises:
             HeaderError: if its parts contradict each other.
@@ -220,7 +221,9 @@ class Lut:
         except (TypeError, ValueError) as error:
             raise HeaderError(f"LUTDescriptor of {sequence} is {_short(descriptor)}; 3 numbers are expected") from error
         count = count or 2**16
-        if signed and first >= 2**15:
+        # Of values that can be negative the first is signed, unless the whole table would then lie below them all, as
+        # where a rescale by -1 of unsigned values makes one negative.
+        if low < 0 and first >= 2**15 and first - 2**16 + count > low:
             first -= 2**16
         if not 1 <= bits <= 16:
             raise HeaderError(f"{sequence} has entries of {bits} bits; 1 to 16 are read")
@@ -263,7 +266,7 @@ def windowed(dataset, values, low):
     Raises:
         HeaderError: if they cannot be used.
     """
-    lut = Lut.of(dataset, "VOILUTSequence", low < 0)
+    lut = Lut.of(dataset, "VOILUTSequence", low)
     if lut is not None:
         return np.clip(lut(values) / (2**lut.bits - 1), 0, 1), "VOI LUT of the file"
     center = number(dataset, "WindowCenter", first=True)
