@@ -597,6 +597,29 @@ def test_ctrl_c_loses_nothing(folder, tmp_path):
     assert json.loads((tmp_path / "out" / "result.json").read_text())["interrupted"] is False
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_file_whose_reading_does_not_end_does_not_hold_up_the_end(number):
+    """The interpreter would wait for its threads."""
+    program = textwrap.dedent(
+        """
+        import concurrent.futures, time
+        from r2c_gan.cli import restore
+        restore._LAST_RESORT = 0.5
+        with restore._ended_in_order(), concurrent.futures.ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(time.sleep, 60)
+            print("reads", flush=True)
+            reading.result()
+        """
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as running:
+        try:
+            assert running.stdout.readline() == "reads\n"
+            running.send_signal(number)
+            assert running.wait(20) == 128 + number
+        finally:
+            running.kill()
+
+
 # --- going on --------------------------------------------------------------------------------------------------------
 
 

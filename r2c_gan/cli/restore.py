@@ -20,6 +20,7 @@ import glob
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 from absl import flags
@@ -129,21 +130,35 @@ def _kinds(warnings):
     return collections.Counter(part.split(" (")[0] for text in warnings.values() for part in text.split(" | "))
 
 
+_LAST_RESORT = 20  # seconds that what is being read or written when a signal comes may take
+
+
 @contextlib.contextmanager
 def _ended_in_order():
-    """SIGTERM ends the block as Ctrl-C does: what was done is written down first."""
+    """SIGTERM ends the block as Ctrl-C does: what was done is written down first.
+
+    A file whose reading does not end cannot hold up the program: `_LAST_RESORT` seconds later it ends all the same.
+    """
 
     def end(number, frame):
+        last_resort = threading.Timer(_LAST_RESORT, os._exit, (128 + number,))
+        last_resort.daemon = True
+        last_resort.start()
         raise KeyboardInterrupt(number)
 
-    before = signal.signal(signal.SIGTERM, end)
+    before = {signal.SIGTERM: signal.getsignal(signal.SIGTERM)}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell may have it ignored
+        before[signal.SIGINT] = signal.default_int_handler
+    for number in before:
+        signal.signal(number, end)
     try:
         yield
     except KeyboardInterrupt as interruption:
         number = interruption.args[0] if interruption.args else signal.SIGINT
         raise Interrupted("what is finished is kept; the same command goes on from there", number) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _report(failure):
