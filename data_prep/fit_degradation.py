@@ -317,15 +317,15 @@ def main():
         "films": {"poor": len(poor), "good": len(good), "size": list(poor.shape[1:])},
         "search": {name: values[name].value for name in ("generations", "sample", "seed")},
         "distance": distances,
-        "parameters": found.values,
+        "operations": found.record(),
     }
     files.write_json(output, record)
     degraded = found.degrade(good, np.random.default_rng(values.seed))
     save_figure(found, features(poor), features(good), features(degraded), output.with_suffix(".png"))
-    for operation in fitted_degradation.OPERATIONS:
-        numbers = {name.partition(".")[2]: f"{value:.3g}" for name, value in found.values.items()
-                   if name.startswith(operation + ".")}  # fmt: skip
-        print(f"{operation:15s} {100 * float(numbers.pop('probability')):3.0f}%  {numbers}")
+    for operation, numbers in record["operations"].items():
+        often = numbers.pop("probability")
+        how = "  ".join(f"{name} {value:.3g}" for name, value in numbers.items())
+        print(f"{operation:15s} {100 * often:3.0f}%  {how}")
     print(f"distance to the poor films: {distances}; {time.monotonic() - start:.0f} s -> {output}")
 
 

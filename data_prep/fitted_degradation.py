@@ -11,7 +11,9 @@ A good film passes these operations in random order, each with a probability of 
 `jpeg`            of 100 times a logit-normal quality
 `grid`            a sinusoid of log-normal amplitude along one axis
 
-Lengths are shares of the film's side, in per cent. `data_prep.fit_degradation` finds the numbers; nothing here is taken
+Of what is log-normal the number is the median, of what is normal the mean (for `gamma` and `gain`, of the logarithm;
+for `share` and `quality`, of the logit); `_spread` is the standard deviation of the logarithm, or of the logit. Lengths
+are shares of the film's side, in per cent. `data_prep.fit_degradation` finds the numbers; nothing here is taken
 from `data_prep.degradations`, whose ranges a user's films do not know.
 """
 
@@ -99,11 +101,24 @@ class Degradation:
             UserError: if the file is no such file, or of another version.
         """
         record = files.read_json(file)
-        if not isinstance(record, dict) or record.get("format") != FORMAT or "parameters" not in record:
+        if not isinstance(record, dict) or record.get("format") != FORMAT or "operations" not in record:
             raise UserError(f"{file}: not a file of data_prep.fit_degradation (format {FORMAT})")
-        if set(record["parameters"]) != set(PARAMETERS):
-            raise UserError(f"{file}: has other parameters than this version; fit again")
-        return cls(record["parameters"])
+        values = {
+            f"{operation}.{name}": value
+            for operation, numbers in record["operations"].items()
+            for name, value in numbers.items()
+        }
+        if set(values) != set(PARAMETERS):
+            raise UserError(f"{file}: has other numbers than this version; fit again")
+        return cls(values)
+
+    def record(self):
+        """What `load` reads as `operations`: dictionary, operation -> its numbers by name."""
+        found = {operation: {} for operation in OPERATIONS}
+        for name, value in self.values.items():
+            operation, number = name.split(".")
+            found[operation][number] = float(f"{value:.5g}")
+        return found
 
     def __call__(self, image, rng):
         return self.degrade(image[None], rng)[0]

@@ -102,9 +102,11 @@ def test_the_program(tmp_path):
     command += ["--generations=2", "--sample=16"]
     subprocess.run(command, check=True, capture_output=True)
     record = json.loads(output.read_text())
-    assert set(record["parameters"]) == set(PARAMETERS) and record["films"]["poor"] == 16
+    assert list(record["operations"]) == list(OPERATIONS) and record["films"]["poor"] == 16
     assert images.read_image(output.with_suffix(".png")).std() > 0
     loaded = Degradation.load(output)
+    assert set(loaded.values) == set(PARAMETERS)
+    assert loaded.values["jpeg.probability"] == record["operations"]["jpeg"]["probability"]
     film = films(1, 5)[0]
     assert loaded(film, np.random.default_rng(0)).shape == film.shape
 
