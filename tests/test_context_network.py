@@ -1,5 +1,11 @@
 """The networks that see the whole film: their layers against formulas and other libraries, their size, their tiles."""
 
+import importlib.util
+import os
+import subprocess
+import sys
+import textwrap
+
 import cv2
 import keras
 import numpy as np
@@ -142,3 +148,27 @@ def test_half_precision_is_near():
     (one, _), (other, _) = (network(random(1, 64, 64, 1)) for network in networks)
     assert other.dtype == "float32"
     np.testing.assert_allclose(one, other, atol=0.05)
+
+
+def test_as_under_jax(tmp_path):
+    python = os.environ.get("R2C_GAN_JAX_PYTHON") or (sys.executable if importlib.util.find_spec("jax") else None)
+    if python is None:
+        pytest.skip("JAX is not installed; see `make test-jax`")
+    network = randomise(build_generator("operational-context", q=2, channels=1, filters=8))
+    film = random(1, 36, 100, 1)
+    np.savez(tmp_path / "given.npz", film, *network.get_weights())
+    code = """
+        import sys
+        import numpy as np
+        from r2c_gan.models.networks import build_generator
+
+        film, *weights = np.load(sys.argv[1]).values()
+        network = build_generator("operational-context", q=2, channels=1, filters=8)
+        network.set_weights(weights)
+        np.savez(sys.argv[2], *map(np.asarray, network.predict_on_batch(film)))
+    """
+    command = [python, "-c", textwrap.dedent(code), tmp_path / "given.npz", tmp_path / "made.npz"]
+    subprocess.run(command, check=True, env={**os.environ, "KERAS_BACKEND": "jax"})
+    made = np.load(tmp_path / "made.npz").values()
+    for ours, theirs in zip(network(film), made, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
