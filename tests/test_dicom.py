@@ -411,7 +411,8 @@ def test_a_large_first_value_of_a_lut_where_few_values_are_negative(tmp_path, in
 
 
 @pytest.mark.parametrize("kind", ["elements", "zeros", "undefined", "nested", "in one", "deflated"])
-def test_many_elements_are_refused_before_they_are_read(tmp_path, kind):
+def test_many_elements_are_refused_before_they_are_read(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(dicom, "MAX_ELEMENTS", 2000)
     path = write(tmp_path / "a.dcm", ramp(12, False))
     data = path.read_bytes()
     start = data.index(b"\x08\0")
@@ -447,10 +448,10 @@ def test_many_elements_are_refused_before_they_are_read(tmp_path, kind):
         data = data[:start] + added + data[start:]
     path.write_bytes(data)
     begin = time.process_time()
-    with pytest.raises(ImageError, match=r"more than 20,000 data elements"):
+    with pytest.raises(ImageError, match=r"more than 2,000 data elements"):
         images.read_image(path)
     assert dicom.header(data) is None
-    assert time.process_time() - begin < 5
+    assert time.process_time() - begin < 2
 
 
 @pytest.mark.parametrize("high", [11, 15, 13])
