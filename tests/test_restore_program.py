@@ -246,8 +246,6 @@ def test_placeholders_are_the_same_after_an_interruption(dicom_folder, tmp_path)
 
 
 def test_what_cannot_become_dicom_is_a_failure(folder, dicom_folder, tmp_path):
-    with pytest.raises(UserError, match=r"a\.png: would overwrite the result of .*a\.dcm"):
-        restore_files(halving(), sources_of(folder), tmp_path / "out", Settings(format="dicom"))
     (folder / "a.png").unlink()
     stored = np.zeros((9, 9), np.uint16)
     write_dicom(dicom_folder / "stray.dcm", stored)  # of no study
@@ -738,11 +736,47 @@ def test_files_in_the_way_are_refused(folder, tmp_path):
     assert mine.read_bytes() != before
 
 
-def test_collisions_are_refused(folder, tmp_path):
-    flat(folder / "a2.png", 0).rename(folder / "a.jpg")
-    with pytest.raises(UserError, match=r"a\.png: would overwrite the result of .*a\.jpg"):
+def test_names_that_differ_in_the_suffix_alone(folder, tmp_path):
+    out = tmp_path / "out"
+
+    def restored(sources):
+        outcome = restore_files(halving(), sources, out, Settings(panels=True))
+        found = {row["file"]: row["output"] for row in outcome.rows}
+        for name, value in values.items():
+            if name in found:
+                np.testing.assert_allclose(images.read_image(out / found[name]), value / 2, atol=1 / 127)
+                assert (out / "panels" / found[name]).exists()
+        return outcome, found
+
+    values = {"x.jpg": 0.2, "x.tif": -0.4, "x.PNG": 0.8}
+    for name, value in values.items():
+        flat(folder / "new.png", value).rename(folder / name)
+    (folder / "a.tif").write_bytes(b"")
+    all_of_them = sources_of(folder)
+    by_name = {str(name): (file, name) for file, name in all_of_them}
+    assert restored([by_name["x.tif"]])[1] == {"x.tif": "x.png"}
+    outcome, found = restored(all_of_them)
+    assert [failure["file"] for failure in outcome.failures] == ["a.tif"] and outcome.kept == 1
+    assert {name: found[name] for name in values} == {"x.tif": "x.png", "x.jpg": "x.jpg.png", "x.PNG": "x.PNG.png"}
+    assert found["a.png"] == "a.png"  # whatever comes first: it has the name already
+    for some in (all_of_them, all_of_them[::-1], [by_name["x.jpg"]]):
+        again, same = restored(some)
+        assert again.restored == 0 and same == found
+    flat(folder / "new.png", 0.6).rename(folder / "a.tif")
+    assert restored([by_name["a.tif"]])[1]["a.tif"] == "a.tif.png"
+
+
+def test_a_long_name_that_is_taken(folder, tmp_path):
+    (folder / "a.tif").write_bytes(b"")
+    flat(folder / "a.tif.png", 0)
+    with pytest.raises(UserError, match=r"a\.tif\.png: would overwrite the result of .*a\.tif"):
         restore_files(halving(), sources_of(folder), tmp_path / "out")
-    (folder / "a.jpg").unlink()
+
+
+def test_collisions_are_refused(folder, tmp_path):
+    twice = [*sources_of(folder), (folder / "b.png", Path("a.png"))]
+    with pytest.raises(UserError, match=r"b\.png: would overwrite the result of .*a\.png"):
+        restore_files(halving(), twice, tmp_path / "out")
     with pytest.raises(UserError, match="would overwrite the input"):
         restore_files(halving(), sources_of(folder), folder)
     with pytest.raises(UserError, match="would overwrite the input"):

@@ -113,9 +113,9 @@ def restore_files(
     """
     settings = settings or Settings()
     output_dir = Path(output_dir)
-    targets = plan(sources, settings)
-    refuse_collisions(targets, output_dir)
     with Journal(output_dir, _record(restorer, settings), overwrite) as journal:
+        targets = plan(sources, settings, journal.outputs())
+        refuse_collisions(targets, output_dir)
         todo = [target for target in targets if not journal.is_finished(target)]
         if not overwrite:
             refuse_existing(todo, output_dir, journal)

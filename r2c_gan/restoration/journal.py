@@ -236,6 +236,10 @@ class Journal:
         line = self.rows.get(key)
         return line and files.text_path(line["source"])
 
+    def outputs(self):
+        """Dictionary from the finished names to their outputs below the folder."""
+        return {key: files.text_path(line["output"]) for key, line in self.rows.items()}
+
     def placeholder(self, patient):
         """A name for a patient, ANON-0001 and so on, the same for all files of one folder."""
         key = hashlib.sha256((self.salt + patient).encode("utf-8", "surrogatepass")).hexdigest()

@@ -63,20 +63,37 @@ class Target(NamedTuple):
         return [self.output] if self.panel is None else [self.output, self.panel]
 
 
-def plan(sources, settings):
+def plan(sources, settings, known=None):
     """The targets of a list of (file, its name below the output folder).
 
-    The suffix of an output is the input's only as long as that is right.
+    The suffix of an output takes the place of the input's. Of inputs that differ in the suffix alone, all but one have
+    theirs before it: a.png and a.tif become a.png and a.tif.png.
+
+    Args:
+        sources: the list.
+        settings: the `Settings`.
+        known: dictionary from names, as `Target.key`, to the outputs that they have from an earlier run, below the
+            output folder. They keep these, and no other name gets one of them.
     """
-    found = []
-    for file, name in sources:
+    known = {key: Path(output) for key, output in (known or {}).items()}
+    owners = {output: key for key, output in known.items()}
+    named = []
+    for number, (file, name) in enumerate(sources):
         file, name = Path(file), Path(name)
-        known = name.suffix.lower() in images.IMAGE_SUFFIXES  # a DICOM file may be called by its UID, without one
-        stem = name.with_suffix("") if known else name
+        image = name.suffix.lower() in images.IMAGE_SUFFIXES  # a DICOM file may be called by its UID, without one
+        stem = name.with_suffix("") if image else name
         derive = settings.format == "dicom" or (settings.format == "auto" and _seems_dicom(file))
-        output = stem.with_name(stem.name + (".dcm" if derive else ".png"))
-        found.append(Target(file, name, output, _panel_of(output) if settings.panels else None))
-    return found
+        short, long = (base.with_name(base.name + (".dcm" if derive else ".png")) for base in (stem, name))
+        named.append((short != name, short != long, number, file, name, short, long))
+    found = {}
+    for _, _, number, file, name, short, long in sorted(named):  # those first that have the better claim
+        key = files.path_text(name)
+        output = known.get(key)
+        if output not in (short, long):
+            output = short if owners.get(short, key) == key else long
+        owners.setdefault(output, key)
+        found[number] = Target(file, name, output, _panel_of(output) if settings.panels else None)
+    return [found[number] for number in range(len(found))]
 
 
 def _seems_dicom(file):
@@ -93,7 +110,7 @@ def _panel_of(output):
 
 
 def refuse_collisions(targets, output_dir):
-    """Two inputs that differ in the suffix alone would become one file, and an input's own folder would lose it.
+    """Two inputs of one name would become one file, and an input's own folder would lose it.
 
     Raises:
         UserError: if so, and if a result would lie among the panels.
@@ -101,8 +118,9 @@ def refuse_collisions(targets, output_dir):
     taken = {}
     inputs = {os.path.realpath(target.file) for target in targets}
     for target in targets:
-        if target.output in taken:
-            raise UserError(f"{target.file}: would overwrite the result of {taken[target.output]}; rename one of them")
+        for path in target.made:
+            if path in taken:
+                raise UserError(f"{target.file}: would overwrite the result of {taken[path]}; rename one of them")
         if target.panel is not None and target.output.parts[0] == PANELS:
             raise UserError(
                 f"{target.file}: its result would lie among the panels, in {output_dir / PANELS}; rename its folder, "
@@ -113,7 +131,7 @@ def refuse_collisions(targets, output_dir):
                 raise UserError(
                     f"--output={output_dir}: would overwrite the input {output_dir / path}; give another folder"
                 )
-        taken[target.output] = target.file
+        taken.update(dict.fromkeys(target.made, target.file))
 
 
 def refuse_existing(targets, output_dir, journal):
