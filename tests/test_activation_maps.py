@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from r2c_gan.evaluation import activation_maps
-from r2c_gan.models.networks import METHODS, build_generator
+from r2c_gan.models.networks import build_generator
+from r2c_gan.options.network import CONTEXT_METHODS, PAPER_METHODS
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PAPER_METHODS)
 def test_the_peaks_sum_up_to_the_log_odds_of_the_verdict(method):
     generator = build_generator(method, q=2, channels=1, filters=4)
     batch = np.random.default_rng(0).uniform(-1, 1, (3, 32, 24, 1)).astype(np.float32)
@@ -18,6 +19,13 @@ def test_the_peaks_sum_up_to_the_log_odds_of_the_verdict(method):
     np.testing.assert_allclose(maps.probabilities, probabilities, atol=1e-6)
     scale = 4 if method == "convolutional" else 2
     assert maps.evidence.shape == maps.peaks.shape == (3, 32 // scale, 24 // scale)
+
+
+@pytest.mark.parametrize("method", CONTEXT_METHODS)
+def test_a_head_that_also_takes_the_mean_has_no_such_maps(method):
+    generator = build_generator(method, q=1, channels=1, filters=4)
+    with pytest.raises(ValueError, match="has no head of one global max-pooling"):
+        activation_maps.activation_maps(generator, np.zeros((1, 32, 32, 1), np.float32))
 
 
 def generator_of_known_features(weights, biases):

@@ -242,7 +242,7 @@ def test_config_round_trip(tmp_path):
         (None, "not a run folder"),
         ("{", "not a readable JSON file"),
         ("[]", "not a run of this version"),
-        ('{"format": 2, "model": {}}', "not a run of this version"),
+        ('{"format": 3, "model": {}}', "not a run of this version"),
         ('{"format": 1}', "not a run of this version"),
     ],
 )

@@ -390,6 +390,8 @@ def test_exit_codes(run_main):
 
 def test_a_warning_is_one_line():
     """Without the place in the source that Python adds."""
-    code = "import warnings; from r2c_gan.cli import program; program.run(lambda: warnings.warn('dark'), 'usage')"
+    ours = REPOSITORY / "r2c_gan" / "files.py"
+    warn = f"lambda: warnings.warn_explicit('dark', UserWarning, {str(ours)!r}, 1)"
+    code = f"import warnings; from r2c_gan.cli import program; program.run({warn}, 'usage')"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "warning: dark\n")

@@ -42,7 +42,7 @@ def test_a_file_is_restored_at_its_own_size_and_depth(tmp_path, bits):
     cv2.imwrite(str(tmp_path / "a.png"), levels)
     opened = case.open_case(halving(), tmp_path / "a.png", 2, 1)
     assert opened.bits == bits
-    expected = halving().restore(images.read_image(tmp_path / "a.png", 1), 2)
+    expected = halving().restore(images.read_image(tmp_path / "a.png", 1, window="auto"), 2)
     np.testing.assert_array_equal(opened.result.image, expected.image)
     decoded = cv2.imdecode(np.frombuffer(case.png(opened.result.image, opened.bits), "uint8"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(decoded, images.to_uint(expected.image, bits)[..., 0])

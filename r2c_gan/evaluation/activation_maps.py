@@ -55,7 +55,7 @@ def activation_maps(generator, batch, target=1):
     """
     pooling = [layer for layer in generator.layers if isinstance(layer, keras.layers.GlobalMaxPooling2D)]
     heads = [layer for layer in generator.layers if layer.name == "probabilities"]
-    if len(pooling) != 1 or len(heads) != 1:
+    if len(pooling) != 1 or len(heads) != 1 or heads[0].input.shape[-1] != pooling[0].output.shape[-1]:
         raise ValueError(f"{generator.name}: has no head of one global max-pooling and a layer 'probabilities'")
     weights, biases = heads[0].get_weights()
     classes = len(biases)
