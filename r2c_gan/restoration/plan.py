@@ -118,15 +118,14 @@ def refuse_collisions(targets, output_dir):
     taken = {}
     inputs = {os.path.realpath(target.file) for target in targets}
     for target in targets:
-        for path in target.made:
-            if path in taken:
-                raise UserError(f"{target.file}: would overwrite the result of {taken[path]}; rename one of them")
         if target.panel is not None and target.output.parts[0] == PANELS:
             raise UserError(
                 f"{target.file}: its result would lie among the panels, in {output_dir / PANELS}; rename its folder, "
                 "or leave out --panels"
             )
         for path in target.made:
+            if path in taken:
+                raise UserError(f"{target.file}: would overwrite the result of {taken[path]}; rename one of them")
             if os.path.realpath(output_dir / path) in inputs:
                 raise UserError(
                     f"--output={output_dir}: would overwrite the input {output_dir / path}; give another folder"
