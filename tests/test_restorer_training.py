@@ -137,6 +137,11 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(folder):
     np.testing.assert_allclose(Restorer.load(folder / "whole").network(x)[0], whole(x)[0], atol=1e-6)
     started = restorer_training.initial_weights(folder / "whole", whole)
     np.testing.assert_array_equal(started[0], whole.get_weights()[0])
+    np.savez(folder / "weights.npz", **{f"{n:03d}": w for n, w in enumerate(whole.get_weights())})
+    np.testing.assert_array_equal(restorer_training.initial_weights(folder / "weights.npz", whole)[0], started[0])
+    (folder / "broken.npz").write_text("no weights")
+    with pytest.raises(UserError, match="not a readable file of weights"):
+        restorer_training.initial_weights(folder / "broken.npz", whole)
     with pytest.raises(UserError, match="another --lr"):
         run(folder, folder / "whole", lr=0.5)
 

@@ -25,6 +25,7 @@ from r2c_gan.models import checkpoints, losses
 from r2c_gan.models.model import R2CGAN
 from r2c_gan.models.networks import build_generator
 from r2c_gan.models.optimizers import Adam, step_biases_as_sums
+from r2c_gan.training.run_lock import run_lock
 
 HISTORY = "history.csv"
 STATE = "state"
@@ -149,9 +150,14 @@ def train(config, sequence, validation, report=print):
         The restorer, a `keras.Model` with the averaged weights, float32.
 
     Raises:
-        UserError: if the run folder holds another training.
+        UserError: if an option is wrong, the run folder holds another training, or another process trains in it.
     """
     options.check(config)
+    with run_lock(config.output_dir):
+        return _train(config, sequence, validation, report)
+
+
+def _train(config, sequence, validation, report):
     run = Path(config.output_dir)
     keras.utils.set_random_seed(config.seed)
     gan = R2CGAN(**config.model_config())
@@ -201,15 +207,18 @@ def _compiled(config, steps, measured):
 
 
 def initial_weights(path, network):
-    """The restorer's weights of a run folder, or of a `.npz` or `.weights.h5` file of weights alone, as a list.
+    """The restorer's weights of a run folder, or of a `.npz` file of weights alone, as a list.
 
     Raises:
         UserError: if they are not there, or do not fit the network.
     """
     path = Path(path)
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
-            weights = [arrays[name].astype(np.float32) for name in sorted(arrays.files)]
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                weights = [arrays[name].astype(np.float32) for name in sorted(arrays.files)]
+        except (OSError, ValueError) as error:
+            raise UserError(f"--initial_run={path}: not a readable file of weights ({error})") from error
     else:
         weights = checkpoints.load_model(path, "latest")[0].restorer.get_weights()
     shapes = [weight.shape for weight in weights], [tuple(weight.shape) for weight in network.weights]
