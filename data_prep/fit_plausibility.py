@@ -16,12 +16,6 @@ from r2c_gan.errors import UserError
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_string("datasets_dir", None, "The datasets folder of the training; trainA/ and trainB/ are read.")
-flags.DEFINE_string("output", None, "plausibility.npz in the run folder.")
-flags.DEFINE_string("window", "auto", "Which stored values become black and white, as in r2c-gan-train.")
-flags.DEFINE_integer("readers", 2, "Threads that read files.")
-flags.mark_flags_as_required(["datasets_dir", "output"])
-
 
 def main():
     output = Path(FLAGS.output)
@@ -43,6 +37,13 @@ def main():
 
 
 def console():
+    # Here and not above, so that importing this module defines no flags.
+    flags.DEFINE_string(
+        "datasets_dir", None, "The datasets folder of the training; trainA/ and trainB/ are read.", required=True
+    )
+    flags.DEFINE_string("output", None, "plausibility.npz in the run folder.", required=True)
+    flags.DEFINE_string("window", "auto", "Which stored values become black and white, as in r2c-gan-train.")
+    flags.DEFINE_integer("readers", 2, "Threads that read files.")
     program.run(main, __doc__)
 
 

@@ -15,10 +15,11 @@ from r2c_gan.errors import UserError
 from r2c_gan.layers.operational import OperationalConv2DTranspose
 from r2c_gan.models import checkpoints
 from r2c_gan.models.model import R2CGAN
-from r2c_gan.models.networks import METHODS, build_discriminator, build_generator
+from r2c_gan.models.networks import build_discriminator, build_generator
 from r2c_gan.models.optimizers import Adam
 from r2c_gan.models.reference_weights import assign_reference_weights, read_authors_checkpoint
 from r2c_gan.models.schedules import LinearDecay
+from r2c_gan.options.network import PAPER_METHODS
 from r2c_gan.restoration.restorer import Restorer
 
 
@@ -538,7 +539,7 @@ def test_a_real_checkpoint_of_the_authors(reference_dir, tmp_path, step):
     assert config["training"] == {"imported_from": folder.name}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PAPER_METHODS)
 def test_oracle_shapes_are_the_networks(method):
     """The shapes that these tests write down for the authors' networks, against the parameter counts they report."""
     counts = {"operational": (906_507, 409_027), "convolutional": (11_383_941, 2_765_633)}

@@ -500,7 +500,7 @@ def test_a_model_of_colour_images_sees_three_channels_and_is_measured_in_gray(fi
 
 def test_a_diverged_model_is_named(films, tmp_path, small_grids):
     broken = restorer(network=lambda batch: (np.full_like(batch, np.nan), np.full((len(batch), 2), 0.5)))
-    with pytest.raises(UserError, match="--models: model gives values that are not finite"):
+    with pytest.raises(UserError, match="--models: model: the model gives values that are not finite"):
         compare(films, tmp_path / "out", broken)
     assert not (tmp_path / "out" / "result.json").exists()
 

@@ -149,9 +149,10 @@ class Model:
             UserError: if the model answers with something that is no image.
         """
         batch = images.with_channels(np.stack(poor), self.restorer.channels)
-        restored = self.restorer(batch, self.passes).passes
-        if not all(np.isfinite(one).all() for one in restored):
-            raise UserError(f"--models: {self.name} gives values that are not finite; its training has diverged")
+        try:
+            restored = self.restorer(batch, self.passes).passes
+        except UserError as error:
+            raise UserError(f"--models: {self.name}: {error}") from error
         return [list(np.clip(images.with_channels(one, 1), -1, 1)) for one in restored]
 
     def measure(self, cases):
