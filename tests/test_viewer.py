@@ -229,7 +229,7 @@ def decoded_source(tab, selector):
 
 
 def check_result(tab, model, path, passes, bits):
-    image = images.read_image(path, 1)
+    image = images.read_image(path, window="auto", channels=1)
     expected = Restorer.load(model).restore(image, passes)
     tab.wait_for_selector(f"text={image.shape[1]} x {image.shape[0]} pixels, {bits} bit; {passes} pass")
     shown = decoded_source(tab, ".pair .restored").astype(int)
