@@ -306,11 +306,6 @@ BAD = {
     ),
     "no passes": ("restore", {"model": "{run}", "output": "out", "input": "x", "iterations": 0}, ["--iterations=0"]),
     "a broken input": ("restore", {"model": "{run}", "output": "out", "input": "{broken}"}, ["{broken}/broken.png"]),
-    "colliding inputs": (
-        "restore",
-        {"model": "{run}", "output": "out", "input": "{twins}"},
-        ["{twins}/a.jpg", "a.png"],
-    ),
     "its own input": (
         "restore",
         {"model": "{run}", "output": "{datasets}/testA", "input": "{datasets}/testA"},
