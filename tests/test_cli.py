@@ -320,12 +320,9 @@ BAD = {
 @pytest.fixture(scope="module")
 def places(run_dir, datasets_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bad")
-    for name in ("empty", "broken", "twins", "bare"):
+    for name in ("empty", "broken", "bare"):
         (folder / name).mkdir()
     (folder / "broken" / "broken.png").write_bytes(b"not a picture")
-    for name in ("a.png", "a.jpg"):
-        images.write_image(folder / "twins" / "x.png", np.zeros((8, 8)))
-        (folder / "twins" / "x.png").rename(folder / "twins" / name)
     shutil.copy(run_dir / "config.json", folder / "bare")
     return {"run": run_dir, "datasets": datasets_dir} | {path.name: path for path in folder.iterdir()}
 
